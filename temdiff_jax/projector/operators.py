@@ -1,0 +1,67 @@
+"""Operators made of the projector pair: A^T W A, its norm, ray lengths."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.projector.project import backproject, project
+
+
+def normal_op(
+    volume: jax.Array, geometry: TiltGeometry, weight: jax.Array | None = None
+) -> jax.Array:
+    """``A^T W A V`` for a volume ``[z, x, y]``.
+
+    Args:
+      volume: ``[z, x, y]``.
+      geometry: Rays.
+      weight: Data precision, broadcastable to ``[n_tilts, u, y]``; ``None`` is 1.
+
+    Returns:
+      ``[z, x, y]``, dtype of the volume.
+    """
+    tilts = project(volume, geometry)
+    if weight is not None:
+        tilts = tilts * weight
+    return backproject(tilts, geometry)
+
+
+def operator_norm(geometry: TiltGeometry, *, num_iters: int = 20) -> jax.Array:
+    """Largest singular value of A, by power iteration on one slice of y.
+
+    All slices share one geometry, so a single row of y gives the norm of the
+    whole operator.  Starts from a constant, which is close to the leading
+    singular vector of a non-negative operator.
+    """
+    nz, nx, _ = geometry.volume_shape
+    start = jnp.ones((nz, nx, 1), geometry.angles_rad.dtype)
+
+    def step(volume, _):
+        volume = volume / jnp.linalg.norm(volume)
+        image = normal_op(volume, geometry)
+        return image, jnp.linalg.norm(image)
+
+    _, norms = lax.scan(step, start, length=num_iters)
+    return jnp.sqrt(norms[-1])
+
+
+def ray_lengths(geometry: TiltGeometry) -> jax.Array:
+    """Chord length of every ray inside the volume, ``[n_tilts, u, 1]`` voxels."""
+    nz, nx, _ = geometry.volume_shape
+    return project(jnp.ones((nz, nx, 1), geometry.angles_rad.dtype), geometry)
+
+
+def seen_by_all(geometry: TiltGeometry) -> jax.Array:
+    """Mask ``[z, x]`` of the voxels whose ray falls on the detector in every tilt."""
+    nz, nx, _ = geometry.volume_shape
+    z = (jnp.arange(nz) - (nz - 1) / 2)[:, None]
+    x = (jnp.arange(nx) - (nx - 1) / 2)[None, :]
+    half = (geometry.num_u - 1) / 2
+
+    def seen(angle):
+        return jnp.abs(x * jnp.cos(angle) + z * jnp.sin(angle)) <= half
+
+    return jnp.all(jax.vmap(seen)(geometry.angles_rad), axis=0)
