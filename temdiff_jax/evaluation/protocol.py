@@ -1,0 +1,313 @@
+"""Protocol ``volume-v1``: how a reconstruction is scored, as code.
+
+Truth and reconstruction share one grid ``[z, y, x]``. Scores are taken over the voxels
+seen by every view, with the range of the truth volume, and for every method alike in
+three variants: ``raw``; ``matched``, after the best gain and offset; ``gauge``, after
+the best depth shift and scale and then gain and offset. Fourier scores use the same
+mask with a cosine taper.
+"""
+
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from temdiff_jax import types
+from temdiff_jax.evaluation import fourier, gauge, metrics, results
+
+PROTOCOL = "volume-v1"
+VARIANTS = ("raw", "matched", "gauge")
+
+Row = results.Row
+Method = Callable[
+    [NDArray[Any], NDArray[np.float64], int], ArrayLike | Mapping[str, ArrayLike]
+]
+Simulate = Callable[[NDArray[Any], NDArray[np.float64], int], ArrayLike]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One symmetric tilt scheme.
+
+    ``Case(5, 1)`` has name ``"10/1"``: 10 degrees of range in steps of 1 degree, that
+    is 11 tilts from -5 to 5 degrees.
+    """
+
+    half_range_deg: float
+    step_deg: float
+
+    def __post_init__(self) -> None:
+        steps = 2 * self.half_range_deg / self.step_deg if self.step_deg > 0 else 0.0
+        if not (
+            0 < self.half_range_deg <= 90 and math.isclose(steps, max(1, round(steps)))
+        ):
+            raise types.InputError(
+                "case is no tilt scheme: expected 0 < half range <= 90 and a step that "
+                f"divides the range, got half range {self.half_range_deg} and step "
+                f"{self.step_deg}; change the step"
+            )
+
+    @classmethod
+    def from_name(cls, name: str) -> "Case":
+        """Read ``"range/step"`` in degrees, e.g. ``"10/1"``."""
+        try:
+            full, step = (float(part) for part in name.split("/"))
+        except ValueError:
+            raise types.InputError(
+                f"case name is unreadable: expected range/step in degrees, got {name!r}"
+                "; write for example 10/1"
+            ) from None
+        return cls(full / 2, step)
+
+    @property
+    def name(self) -> str:
+        """``"range/step"`` in degrees."""
+        return f"{2 * self.half_range_deg:g}/{self.step_deg:g}"
+
+    @property
+    def num_tilts(self) -> int:
+        """Number of tilts, both ends included."""
+        return round(2 * self.half_range_deg / self.step_deg) + 1
+
+    @property
+    def angles_deg(self) -> NDArray[np.float64]:
+        """Tilt angles in degrees, ascending and symmetric, float64 ``[n_tilts]``."""
+        index = np.arange(self.num_tilts, dtype=np.float64) - (self.num_tilts - 1) / 2
+        return index * float(self.step_deg)
+
+
+CASES = (
+    Case(4, 2),
+    Case(5, 1),
+    Case(10, 2),
+    Case(20, 2),
+    Case(30, 3),
+    Case(60, 3),
+)
+
+
+def seed_for(seed: int, volume: str, case: str) -> int:
+    """Derive the simulation seed of one volume and case, in [0, 2**31).
+
+    It depends on the names alone, so neither the order of the loop, nor resuming, nor
+    adding a volume changes the noise of another; every method sees the same tilts.
+    """
+    digest = hashlib.sha256(f"{seed}\0{volume}\0{case}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def score(
+    reconstruction: ArrayLike,
+    truth: ArrayLike,
+    angles_deg: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+) -> dict[str, Any]:
+    """Score one reconstruction by protocol ``volume-v1``.
+
+    Args:
+        reconstruction, truth: volumes ``[z, y, x]`` on the same grid.
+        angles_deg: tilt angles in degrees; they give the mask and the measured region.
+        mask: voxels that count, bool ``[z, y, x]``; default: seen by all views.
+
+    Returns:
+        ``raw``, ``matched`` and ``gauge``: dicts with rmse, nrmse, psnr (dB), ssim
+        (3-D), ssim_xy, ssim_xz, ssim_yz, e_in, e_out, fsc_half (cycles per voxel).
+        Beside them ``fraction`` of voxels kept, ``data_range``, ``gain`` and
+        ``offset`` of the match, ``depth_shift`` (voxels), ``depth_scale``, and
+        ``shells``: curves of the matched variant (frequency, e_in, e_out, ratio_in,
+        ratio_out, fsc). Plain Python numbers throughout.
+
+    Raises:
+        ValueError: shapes differ, a voxel is not finite, the truth is constant, or
+            the mask leaves nothing to average.
+    """
+    rec, ref = metrics.check_volumes(reconstruction, truth)
+    if mask is None:
+        mask = metrics.seen_by_all_views(ref.shape, angles_deg)
+    keep = metrics.check_mask(mask, ref.shape)
+    weight = fourier.soft_mask(keep)
+    matched = metrics.affine_match(rec, ref, keep)
+    depth = gauge.fit_depth_gauge(rec, ref, keep)
+    corrected = metrics.affine_match(depth.volume, ref, keep)
+    volumes = {"raw": rec, "matched": matched.volume, "gauge": corrected.volume}
+    result: dict[str, Any] = {
+        "fraction": float(keep.mean()),
+        "data_range": metrics.data_range(ref),
+        "gain": matched.gain,
+        "offset": matched.offset,
+        "depth_shift": depth.shift,
+        "depth_scale": depth.scale,
+    }
+    for variant, volume in volumes.items():
+        scores, shells = _scores(volume, ref, angles_deg, keep, weight)
+        result[variant] = scores
+        if variant == "matched":
+            result["shells"] = shells
+    return result
+
+
+def _scores(
+    volume: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    angles_deg: ArrayLike,
+    keep: NDArray[np.bool_],
+    weight: NDArray[np.float64],
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """All numbers of one variant, and its curves over shells."""
+    wedge = fourier.wedge_split_error(volume, truth, angles_deg, weight=weight)
+    ratio = fourier.spectrum_ratio(volume, truth, angles_deg, weight=weight)
+    fsc = fourier.fourier_shell_correlation(volume, truth, weight=weight)
+    scores = {
+        "rmse": metrics.rmse(volume, truth, keep),
+        "nrmse": metrics.nrmse(volume, truth, keep),
+        "psnr": metrics.psnr(volume, truth, keep),
+        "ssim": metrics.ssim3d(volume, truth, keep),
+        "ssim_xy": metrics.ssim_slices(volume, truth, "xy", keep),
+        "ssim_xz": metrics.ssim_slices(volume, truth, "xz", keep),
+        "ssim_yz": metrics.ssim_slices(volume, truth, "yz", keep),
+        "e_in": wedge.e_in,
+        "e_out": wedge.e_out,
+        "fsc_half": fourier.crossing(fsc),
+    }
+    curves = {
+        "frequency": wedge.frequency,
+        "e_in": wedge.e_in_shells,
+        "e_out": wedge.e_out_shells,
+        "ratio_in": ratio.inside,
+        "ratio_out": ratio.outside,
+        "fsc": fsc.fsc,
+    }
+    return scores, {name: curve.tolist() for name, curve in curves.items()}
+
+
+def evaluate(
+    volumes: Mapping[str, ArrayLike],
+    cases: Iterable[Case],
+    methods: Mapping[str, Method],
+    simulate: Simulate,
+    *,
+    seed: int = 0,
+    results_path: str | Path | None = None,
+    on_row: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """Score every method on every volume and case.
+
+    Args:
+        volumes: name -> truth ``[z, y, x]``; looked up once per volume.
+        cases: tilt schemes, for instance `CASES`.
+        methods: name -> ``method(tilts [n_tilts, y, x], angles_deg, thickness)``,
+            returning a volume ``[z, y, x]``, or label -> volume when one run yields
+            several estimates; their rows are named ``"name, label"``.
+        simulate: ``simulate(truth, angles_deg, seed)`` -> tilts ``[n_tilts, y, x]``;
+            run once per volume and case, so that all methods see the same tilts.
+        seed: base seed; see `seed_for`.
+        results_path: JSON-lines file. Runs found there are not repeated, new rows are
+            appended at once, so an interrupted evaluation continues. The name of a
+            method is its identity: new settings need a new name or a new file.
+        on_row: called with every new row.
+
+    Returns:
+        One dict per volume, case and estimate: the fields of `_run`, then those of
+        `score`; None stands for a number that does not exist.
+
+    Raises:
+        types.InputError: the file holds rows of another truth, seed or protocol.
+        ValueError: tilts or a reconstruction of the wrong shape. Exceptions of a
+            method pass through; the rows before it are safe in the file.
+    """
+    store = results.ResultStore(results_path)
+    cases = tuple(cases)
+    rows: list[Row] = []
+    for volume_name in volumes:
+        truth = np.asarray(volumes[volume_name])
+        for case in cases:
+            base = _identity(truth, volume_name, case, seed)
+            tilts: NDArray[Any] | None = None
+            for run, method in methods.items():
+                found = store.find(base, run)
+                if found is None:
+                    if tilts is None:
+                        tilts = _tilts(simulate, truth, case, base["seed"])
+                    found = _run(method, tilts, truth, case, {**base, "run": run})
+                    store.append(found)
+                    for row in found:
+                        if on_row is not None:
+                            on_row(row)
+                rows.extend(found)
+    return rows
+
+
+def _identity(truth: NDArray[Any], volume: str, case: Case, seed: int) -> Row:
+    """What a row says about its input; the hash is over shape and float32 voxels."""
+    array = np.ascontiguousarray(truth, dtype="<f4")
+    digest = hashlib.sha256(str(array.shape).encode())
+    digest.update(array.tobytes())
+    return {
+        "protocol": PROTOCOL,
+        "volume": volume,
+        "case": case.name,
+        "seed": seed_for(seed, volume, case.name),
+        "truth_sha256": digest.hexdigest()[:16],
+    }
+
+
+def _tilts(
+    simulate: Simulate, truth: NDArray[Any], case: Case, seed: int
+) -> NDArray[Any]:
+    tilts = np.asarray(simulate(truth, case.angles_deg, seed))
+    expected = (case.num_tilts, truth.shape[1])
+    if tilts.ndim != 3 or tilts.shape[:2] != expected:
+        raise ValueError(
+            "simulated tilts do not fit: expected [n_tilts, y, x] = "
+            f"{[*expected, truth.shape[2]]}, got {list(tilts.shape)}; return public "
+            "layout from simulate"
+        )
+    return tilts
+
+
+def _run(
+    method: Method, tilts: NDArray[Any], truth: NDArray[Any], case: Case, base: Row
+) -> list[Row]:
+    """Time one method and score what it returns.
+
+    Adds to ``base`` (protocol, volume, case, seed, truth_sha256, run): method, the
+    name of the estimate; estimates, their number in this run; shape; seconds, wall
+    time of the whole run with compilation; failed, None or the reason why a row has
+    no scores. A diverged result is thus a row, never a silent gap in a mean.
+    """
+    angles = case.angles_deg
+    start = time.perf_counter()
+    output = method(tilts, angles, truth.shape[0])
+    # The conversion waits for an asynchronous device, so it belongs to the time.
+    if isinstance(output, Mapping):
+        volumes = {
+            f"{base['run']}, {label}": np.asarray(volume)
+            for label, volume in output.items()
+        }
+    else:
+        volumes = {base["run"]: np.asarray(output)}
+    seconds = time.perf_counter() - start
+    rows = []
+    for name, volume in volumes.items():
+        row = {
+            **base,
+            "method": name,
+            "estimates": len(volumes),
+            "shape": list(truth.shape),
+            "seconds": seconds,
+            "failed": None,
+        }
+        bad = int(volume.size - np.isfinite(volume).sum())
+        if bad:
+            row["failed"] = f"{bad} of {volume.size} voxels are not finite"
+        else:
+            row |= score(volume, truth, angles)
+        rows.append(results.finite(row))
+    return rows
