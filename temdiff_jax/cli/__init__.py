@@ -1,0 +1,1 @@
+"""The command `temdiff`: a thin door to the library, computing nothing itself."""

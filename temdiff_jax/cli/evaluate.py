@@ -1,0 +1,130 @@
+"""`temdiff evaluate`: scores on simulated tilt series of volumes that are known."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from temdiff_jax.cli import options
+from temdiff_jax.types import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+METHODS = ("fbp", "sirt", "sart", "tv", "tikhonov", "mean", "posterior")
+# The window of the structural similarity alone spans 11 voxels.
+_SMALLEST = 16
+_ROWS = "evaluation.jsonl"
+_TABLE = "evaluation.md"
+
+
+def evaluate(
+    volumes: Annotated[
+        list[pathlib.Path],
+        typer.Argument(
+            metavar="VOLUME...", help="Truth: MRC family, TIFF, .npz, .npy."
+        ),
+    ],
+    cases: Annotated[
+        str,
+        typer.Option(metavar="RANGE/STEP,...", help="Tilt schemes, degrees."),
+    ] = "10/1,20/2",
+    methods: Annotated[
+        str, typer.Option(metavar="NAME,...", help=f"Among {', '.join(METHODS)}.")
+    ] = "fbp,sirt,tikhonov,posterior",
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples of `posterior`.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of `posterior`.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of noise and samples.")] = 0,
+    crop: Annotated[
+        int, typer.Option(min=_SMALLEST, help="Edge of the central cube taken, voxels.")
+    ] = 96,
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="DIR",
+            help=f"Keep the rows ({_ROWS}) and the table ({_TABLE}); a second run with "
+            "the same folder continues.",
+        ),
+    ] = None,
+) -> None:
+    """Score methods on simulated series of known volumes."""
+    names = options.parse_names("--methods", methods, METHODS)
+
+    from temdiff_jax.evaluation import protocol, tables
+
+    schemes = [protocol.Case.from_name(case) for case in cases.split(",")]
+    truths = _truths(volumes, crop)
+    rows_path = None if out is None else _prepare(out)
+
+    from temdiff_jax.cli import environment, session
+    from temdiff_jax.evaluation import runner
+
+    environment.enable_compile_cache()
+    samples, steps, effort = options.effort(samples, steps, on_cpu=environment.on_cpu())
+    ui = session.Session()
+    if "posterior" in names:
+        ui.say_later([f"posterior: {effort}"])
+    rows = protocol.evaluate(
+        truths,
+        schemes,
+        runner.standard_methods(names, num_samples=samples, num_steps=steps, seed=seed),
+        runner.simulate_case,
+        seed=seed,
+        results_path=rows_path,
+        on_row=lambda row: _report(ui, row),
+    )
+    accuracy = tables.t1(rows).markdown("Accuracy")
+    seconds, _ = tables.seconds_table(rows)
+    text = f"{accuracy}\n{seconds}"
+    if out is not None:
+        from temdiff_jax.io import write
+
+        write.write_text(out / _TABLE, text, overwrite=True)
+    typer.echo(text, nl=False)
+
+
+def _prepare(folder: pathlib.Path) -> pathlib.Path:
+    """Makes the folder and gives the file of rows in it."""
+    from temdiff_jax.cli import outputs
+
+    rows = folder / _ROWS
+    outputs.prepare(folder, [rows, folder / _TABLE], overwrite=True)
+    return rows
+
+
+def _truths(paths: Sequence[pathlib.Path], crop: int) -> dict[str, "np.ndarray"]:
+    """Central cubes [z, y, x] of the volumes, by file name."""
+    from temdiff_jax.cli import files
+
+    truths = {}
+    for path in paths:
+        if path.name in truths:
+            raise InputError(
+                f"volumes: expected different file names, got {path.name} twice; "
+                "rename one"
+            )
+        volume = files.read_image(path).data
+        if min(volume.shape) < _SMALLEST:
+            raise InputError(
+                f"{path}: expected at least {_SMALLEST} voxels along every axis, got "
+                f"{list(volume.shape)}; pass a volume"
+            )
+        middle = tuple(
+            slice((n - min(n, crop)) // 2, (n - min(n, crop)) // 2 + min(n, crop))
+            for n in volume.shape
+        )
+        truths[path.name] = volume[middle]
+    return truths
+
+
+def _report(ui: Any, row: dict[str, Any]) -> None:
+    """Prints one line per finished method."""
+    ui.begin()
+    score = row["failed"] or f"PSNR {row['matched']['psnr']:.2f} dB"
+    estimate = f"{row['volume']} {row['case']} {row['method']}"
+    ui.say(f"{estimate}: {score}, {row['seconds']:.1f} s")

@@ -1,0 +1,277 @@
+"""One reconstruction as a user sees it: lines, progress, four files, a summary."""
+
+import dataclasses
+import datetime
+import shlex
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import rich.console
+import typer
+
+from temdiff_jax.cli import environment, options, progress
+from temdiff_jax.cli.outputs import Outputs
+from temdiff_jax.io import axis, write
+from temdiff_jax.io.tilt_series import TiltSeries
+
+RECORD_FORMAT = "temdiff-run-1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Parameters of a reconstruction; None leaves a choice to the library."""
+
+    thickness: int | None = None
+    samples: int | None = None
+    steps: int | None = None
+    sampler: str = "default"
+    prior: str = "default"
+    seed: int = 0
+    log: str = "auto"
+
+
+class Session:
+    """Where a command writes its lines: standard error, results to standard output."""
+
+    def __init__(self, arguments: Sequence[str] = (), *, as_json: bool = False) -> None:
+        self.arguments = list(arguments)
+        self.console = rich.console.Console(stderr=True)
+        self.as_json = as_json
+        self._waiting: list[str] = []
+
+    def say(self, line: str) -> None:
+        """Print one line on standard error, however long."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def say_later(self, lines: Sequence[str]) -> None:
+        """Hold lines back until the work begins, so that a refusal stays one line."""
+        self._waiting.extend(lines)
+
+    def begin(self) -> None:
+        """Print the lines held back."""
+        waiting, self._waiting = self._waiting, []
+        for line in waiting:
+            self.say(line)
+
+
+def reconstruct(
+    session: Session,
+    series: TiltSeries,
+    settings: Settings,
+    files: Outputs,
+    *,
+    command: str,
+    source: dict[str, Any],
+    reference: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Reconstructs a series, writes its files and prints the summary.
+
+    Args:
+      session: Where to print.
+      series: Checked tilts, axis along y.
+      settings: Parameters of the reconstruction.
+      files: Checked targets.
+      command: Name of the command, for the record.
+      source: What the record says about the input files.
+      reference: Reconstruction of the full tilt range [z, y, x], for the report.
+
+    Returns:
+      The record, as written to the JSON file.
+    """
+    cache = environment.enable_compile_cache()
+    on_cpu = environment.on_cpu()
+    samples, steps, effort = options.effort(
+        settings.samples, settings.steps, on_cpu=on_cpu
+    )
+    settings = dataclasses.replace(settings, samples=samples, steps=steps)
+    session.say_later([f"warning: {line}" for line in series.warnings])
+    session.say_later([describe(series), effort])
+    if cache is None:
+        session.say_later(["warning: no private cache folder; every run compiles anew"])
+    started = time.monotonic()
+    result = _call(session, series, settings)
+    timings = {"reconstruct_s": time.monotonic() - started}
+    started = time.monotonic()
+    _write_volumes(series, settings, result, files)
+    timings["write_volumes_s"] = time.monotonic() - started
+    record = make_record(series, settings, result, command=command, source=source)
+    record["arguments"] = session.arguments
+    record["timings_s"] = timings
+    record["outputs"] = [path.name for path in files.paths()]
+    # The record comes before the picture: hours of work must not depend on a font.
+    write.write_json(files.record, record, overwrite=files.overwrite)
+    _write_report(session, series, settings, result, files, reference)
+    _print_summary(session, record, files)
+    return record
+
+
+def describe(series: TiltSeries) -> str:
+    """One line about a series: tilts, angles, pixels, pixel size."""
+    _, height, width = series.tilts.shape
+    size = series.voxel_size_angstrom
+    pitch = "pixel size unknown" if size is None else f"{size:g} Angstrom a pixel"
+    return (
+        f"{series.name}: {series.num_tilts} tilts from {series.angles_deg[0]:g} to "
+        f"{series.angles_deg[-1]:g} degrees, {height} x {width} pixels (y, x), {pitch}"
+    )
+
+
+def make_record(
+    series: TiltSeries,
+    settings: Settings,
+    result: Any,
+    *,
+    command: str,
+    source: dict[str, Any],
+) -> dict[str, Any]:
+    """Everything needed to judge and repeat a run, ready for JSON."""
+    from temdiff_jax import geometry
+
+    return {
+        "format": RECORD_FORMAT,
+        "command": command,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "convention": geometry.CONVENTION,
+        "input": {
+            **source,
+            "sha256": series.sha256,
+            "tilt_axis": series.tilt_axis,
+            "tilts_shape": list(series.tilts.shape),
+        },
+        "parameters": {
+            **dataclasses.asdict(settings),
+            "thickness": int(result.mean.shape[0]),
+        },
+        "voxel_size_angstrom": series.voxel_size_angstrom,
+        "volume_shape": list(result.mean.shape),
+        "angles_deg": series.angles_deg,
+        "chi2": np.asarray(result.chi2),
+        "weights": np.asarray(result.weights),
+        "library": dict(result.provenance),
+        "warnings": list(series.warnings),
+        "device": environment.device_kind(),
+        "versions": environment.versions(),
+    }
+
+
+def _call(session: Session, series: TiltSeries, settings: Settings) -> Any:
+    """Runs the library under a progress display."""
+    from temdiff_jax.reconstruct import reconstruct as library_reconstruct
+
+    reporter = progress.reporter(session.console)
+
+    def on_progress(done: int, total: int, message: str) -> None:
+        session.begin()
+        reporter(done, total, message)
+
+    with reporter:
+        result = library_reconstruct(
+            series.tilts,
+            series.angles_deg,
+            thickness=settings.thickness,
+            prior=settings.prior,
+            sampler=settings.sampler,
+            num_samples=settings.samples,
+            num_steps=settings.steps,
+            key=settings.seed,
+            voxel_size_angstrom=series.voxel_size_angstrom,
+            log=settings.log,
+            on_progress=on_progress,
+        )
+    session.begin()
+    return result
+
+
+def _write_volumes(
+    series: TiltSeries, settings: Settings, result: Any, files: Outputs
+) -> None:
+    """Writes mean and standard deviation in the axes of the input file."""
+    labels = _labels(series, settings)
+    for path, volume, kind in (
+        (files.mean, result.mean, "mean of the samples"),
+        (files.std, result.std, "standard deviation of the samples, uncalibrated"),
+    ):
+        write.write_mrc(
+            path,
+            axis.volume_to_file(np.asarray(volume), series.tilt_axis),
+            series.voxel_size_angstrom,
+            labels=[f"temdiff_jax {environment.own_version()}: {kind}", *labels],
+            overwrite=files.overwrite,
+        )
+
+
+def _labels(series: TiltSeries, settings: Settings) -> list[str]:
+    """MRC labels that still tell a lost file's origin."""
+    low, high = series.angles_deg[0], series.angles_deg[-1]
+    return [
+        f"prior {settings.prior}, seed {settings.seed}, sampler {settings.sampler}",
+        f"{settings.samples} samples of {settings.steps} steps",
+        f"input sha256 {series.sha256[:16]}",
+        f"{series.num_tilts} tilts from {low:g} to {high:g} degrees",
+    ]
+
+
+def _write_report(
+    session: Session,
+    series: TiltSeries,
+    settings: Settings,
+    result: Any,
+    files: Outputs,
+    reference: np.ndarray | None,
+) -> None:
+    """Draws the page; its data are what the reconstruction was compared with."""
+    from temdiff_jax import baselines, report
+
+    reprojection, residual = (
+        np.asarray(result.reprojection),
+        np.asarray(result.residual),
+    )
+    # The residual is projected minus measured, so this is the measured series after
+    # whatever linearisation the library chose.
+    measured = reprojection - residual
+    thickness = int(result.mean.shape[0])
+    fbp = baselines.fbp(measured, series.angles_deg, thickness=thickness)
+    report.write_page(
+        files.report,
+        volumes={
+            "fbp": np.asarray(fbp),
+            "tikhonov": np.asarray(result.tikhonov),
+            "mean": np.asarray(result.mean),
+            "std": np.asarray(result.std),
+        },
+        tilts=measured,
+        reprojection=reprojection,
+        residual=residual,
+        angles_deg=series.angles_deg,
+        chi2=np.asarray(result.chi2),
+        title=describe(series),
+        voxel_size_angstrom=series.voxel_size_angstrom,
+        reference=reference,
+        footer=[
+            f"temdiff_jax {environment.own_version()}; "
+            + "; ".join(_labels(series, settings)),
+            "temdiff " + shlex.join(session.arguments),
+            *(f"warning: {line}" for line in series.warnings),
+            "data consistency cannot validate content the tilts do not measure",
+        ],
+        overwrite=files.overwrite,
+    )
+
+
+def _print_summary(session: Session, record: dict[str, Any], files: Outputs) -> None:
+    """Prints the record for machines, or what was made and how well it fits."""
+    if session.as_json:
+        typer.echo(files.record.read_text(encoding="utf-8"), nl=False)
+        return
+    chi2 = np.asarray(record["chi2"], np.float64)
+    worst = int(np.nanargmax(chi2))
+    nz, ny, nx = record["volume_shape"]
+    typer.echo(f"volume {nz} x {ny} x {nx} (z, y, x)")
+    typer.echo(
+        f"chi2/n median {np.nanmedian(chi2):.2f}, highest {chi2[worst]:.2f} at "
+        f"{record['angles_deg'][worst]:g} degrees (expected 1)"
+    )
+    for path in files.paths():
+        typer.echo(f"wrote {path}")

@@ -1,0 +1,86 @@
+"""A small tilt series on disk, and a library that answers at once.
+
+The fake stands for `temdiff_jax.reconstruct`, whose own tests say whether it is right;
+here the question is what the command passes in and what it does with the answer.
+"""
+
+import dataclasses
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from temdiff_jax import baselines
+from temdiff_jax.cli import environment
+from temdiff_jax.io import write
+
+ANGLES = np.array([-4.0, -2.0, 0.0, 2.0, 4.0])
+NUM_TILTS, HEIGHT, WIDTH = 5, 10, 14
+
+
+@dataclasses.dataclass
+class Series:
+    """Paths of a series on disk: 5 tilts of 10 x 14 pixels of 20 Angstrom."""
+
+    stack: Path
+    angles: Path
+    tilts: np.ndarray
+
+
+@pytest.fixture
+def series(tmp_path) -> Series:
+    tilts = np.random.default_rng(0).normal(5.0, 1.0, (NUM_TILTS, HEIGHT, WIDTH))
+    tilts = tilts.astype(np.float32)
+    stack, angles = tmp_path / "grid.mrc", tmp_path / "grid.tlt"
+    write.write_mrc(stack, tilts, 20.0, is_stack=True)
+    write.write_tlt(angles, ANGLES)
+    return Series(stack, angles, tilts)
+
+
+@dataclasses.dataclass
+class Library:
+    """What the fake library was asked, call by call."""
+
+    calls: list[dict]
+    error: Exception | None = None
+
+
+@pytest.fixture
+def library(monkeypatch, tmp_path) -> Library:
+    record = Library([])
+
+    def reconstruct(tilts, angles, *, thickness=None, on_progress, **options):
+        record.calls.append(
+            {"tilts": tilts, "angles": angles, "thickness": thickness, **options}
+        )
+        if record.error is not None:
+            raise record.error
+        shape = (thickness or 6, *tilts.shape[1:])
+        mean = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        for done in range(3):
+            on_progress(done, 2, "sampling")
+        return types.SimpleNamespace(
+            mean=mean,
+            std=np.full(shape, 0.5, np.float32),
+            samples=None,
+            residual=np.full(tilts.shape, -0.25, np.float32),
+            reprojection=tilts - 0.25,
+            chi2=np.linspace(0.9, 1.1, len(tilts)),
+            weights=np.ones(len(tilts)),
+            tikhonov=0.5 * mean,
+            provenance={"prior_sha256": "ab" * 32, "log": "off"},
+        )
+
+    def linear(tilts, angles, *, thickness, **_):
+        return np.ones((thickness, *tilts.shape[1:]), np.float32)
+
+    module = types.ModuleType("temdiff_jax.reconstruct")
+    module.reconstruct = reconstruct
+    monkeypatch.setitem(sys.modules, "temdiff_jax.reconstruct", module)
+    monkeypatch.setattr(baselines, "fbp", linear, raising=False)
+    monkeypatch.setattr(baselines, "tikhonov", linear, raising=False)
+    # The setting is global to jax and would outlive the test.
+    monkeypatch.setattr(environment, "enable_compile_cache", lambda: tmp_path)
+    return record

@@ -1,0 +1,55 @@
+import numpy as np
+
+from temdiff_jax.cli.main import main
+from temdiff_jax.io import write
+
+
+def test_prints_header_table_and_warnings(series, capsys):
+    order = [4.0, -4.0, -2.0, 0.0, 2.0]
+    write.write_tlt(series.angles, order, overwrite=True)
+    assert main(["inspect", str(series.stack), "--angles", str(series.angles)]) == 0
+    out = capsys.readouterr().out
+    assert "stored        5 sections of 10 x 14 (y, x)" in out
+    assert "mode          2 (float32, little endian)" in out
+    assert "pixel size    20 Angstrom" in out
+    assert "tilts         -4 to 4 degrees, median step 2" in out
+    assert "warning: grid: tilts were not in order of angle; sorted" in out
+    first = out[out.index("maximum\n") :].splitlines()[1].split()
+    image = series.tilts[1]  # the tilt at -4 degrees
+    assert first[:2] == ["0", "-4.00"]
+    expected = [image.mean(), image.std(), image.min(), image.max()]
+    np.testing.assert_allclose([float(v) for v in first[2:]], expected, rtol=1e-4)
+
+
+def test_a_stack_without_angles_still_shows_its_header(series, capsys):
+    assert main(["inspect", str(series.stack)]) == 0
+    out = capsys.readouterr().out
+    assert "5 sections of 10 x 14" in out
+    assert "no tilt angles in the file; give them with --angles" in out
+
+
+def test_an_npz_that_carries_angles_needs_no_option(tmp_path, capsys):
+    path = tmp_path / "run.npz"
+    angles = np.array([-3.0, 0.0, 3.0])
+    ramp = np.arange(3 * 6 * 8, dtype=np.float32).reshape(3, 6, 8)
+    np.savez(path, projections=ramp, angles_deg=angles)
+    assert main(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "tilts         -3 to 3 degrees" in out
+    assert "mode" not in out
+
+
+def test_labels_cannot_speak_to_the_terminal(tmp_path, capsys):
+    path = tmp_path / "grid.mrc"
+    write.write_mrc(path, np.ones((3, 4, 5), np.float32), 1.0, labels=["ok"])
+    data = bytearray(path.read_bytes())
+    data[224:232] = b"\x1b[31mred"
+    path.write_bytes(data)
+    assert main(["inspect", str(path)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_only_the_tilts_of_a_range(series, capsys):
+    words = ["inspect", str(series.stack), "--angles", str(series.angles)]
+    assert main([*words, "--range", "4"]) == 0
+    assert "images        3 of 10 x 14" in capsys.readouterr().out

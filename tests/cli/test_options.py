@@ -1,0 +1,40 @@
+import pytest
+
+from temdiff_jax.cli import options
+from temdiff_jax.types import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, None),
+        ("-5:5", (-5.0, 5.0)),
+        ("-20:+60", (-20.0, 60.0)),
+        ("10", (-5.0, 5.0)),
+        ("7.5", (-3.75, 3.75)),
+    ],
+)
+def test_parse_range(text, expected):
+    assert options.parse_range(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", ":", "1:", "nan", "inf", "0", "-4", "3:3", "1;2"])
+def test_parse_range_refuses(text):
+    with pytest.raises(InputError, match="--range: expected"):
+        options.parse_range(text)
+
+
+def test_parse_names_keeps_order_and_drops_repeats():
+    known = ("fbp", "sirt", "tv")
+    assert options.parse_names("--methods", "tv, fbp,tv", known) == ("tv", "fbp")
+    with pytest.raises(InputError, match="--methods: expected one of fbp, sirt, tv"):
+        options.parse_names("--methods", "fbp,", known)
+
+
+def test_effort_is_smaller_on_a_cpu_and_yields_to_the_user():
+    assert options.effort(None, None, on_cpu=True)[:2] == (2, 25)
+    assert options.effort(None, None, on_cpu=False)[:2] == (8, 50)
+    samples, steps, line = options.effort(3, None, on_cpu=True)
+    assert (samples, steps) == (3, 25)
+    assert "--samples and --steps change them" in line
+    assert options.effort(3, 4, on_cpu=False) == (3, 4, "3 samples of 4 steps")
