@@ -1,0 +1,175 @@
+"""From a stain density to counts on a detector and back to line integrals.
+
+Bright field: ``I = dose * exp(-integral mu ds)``, Poisson counts, detector blur
+and read noise, then ``-ln(I / dose)``.  HAADF: counts proportional to the line
+integral.  ``dose`` is electrons per pixel and tilt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.projector import project
+from temdiff_jax.simulator.errors import (
+    ALIGNED,
+    DrawnErrors,
+    ErrorConfig,
+    draw_errors,
+    warp_tilts,
+)
+
+# Below this many expected electrons a count is treated as this many, so that the
+# logarithm stays finite where a beam is fully stopped.
+MIN_COUNTS = 0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImagingConfig:
+    """Ranges from which one series is drawn; equal ends fix a value.
+
+    Attributes:
+      mode: "bright_field", "haadf" or "ideal" (noise-free line integrals).
+      dose: Electrons per pixel and tilt, log-uniform.
+      resin_path: Mean t / Lambda of the resin at zero tilt, uniform.
+      contrast: Standard deviation of the stain's -ln T at zero tilt, uniform.
+      blur_px: Gaussian detector and optics blur, pixels, uniform.
+      read_noise: Electrons rms.
+      errors: Geometric and intensity errors.
+      exact_counts: Poisson draws; false takes the Gaussian limit (above some 100
+        electrons the two cannot be told apart, and it is faster).
+    """
+
+    mode: str = "bright_field"
+    dose: tuple[float, float] = (500.0, 20000.0)
+    resin_path: tuple[float, float] = (0.4, 1.2)
+    contrast: tuple[float, float] = (0.15, 0.45)
+    blur_px: tuple[float, float] = (0.0, 0.8)
+    read_noise: float = 2.0
+    errors: ErrorConfig = ALIGNED
+    exact_counts: bool = True
+
+
+class SimulatedSeries(NamedTuple):
+    """A simulated tilt series with its truth.
+
+    Attributes:
+      tilts: Measured line integrals, ``[n_tilts, u, y]``.
+      volume: The attenuation that produced them, ``[z, x, y]``, same units.
+      counts: Detected electrons ``[n_tilts, u, y]`` (equal to ``tilts`` if ideal).
+      errors: Every drawn error.
+      dose: Electrons per pixel.
+    """
+
+    tilts: jax.Array
+    volume: jax.Array
+    counts: jax.Array
+    errors: DrawnErrors
+    dose: jax.Array
+
+
+def gaussian_blur(tilts: jax.Array, sigma: jax.Array, radius: int = 4) -> jax.Array:
+    """Separable Gaussian blur of ``[n_tilts, u, y]``, edges repeated.
+
+    ``sigma`` may be traced and zero; the kernel is cut at ``radius`` pixels.
+    """
+    taps = jnp.arange(-radius, radius + 1, dtype=tilts.dtype)
+    kernel = jnp.exp(-0.5 * (taps / jnp.maximum(sigma, 1e-3)) ** 2)
+    kernel = kernel / jnp.sum(kernel)
+    for axis in (1, 2):
+        pad = [(0, 0)] * 3
+        pad[axis] = (radius, radius)
+        padded = jnp.pad(tilts, pad, mode="edge")
+        size = tilts.shape[axis]
+        blurred = sum(
+            kernel[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
+            for i in range(2 * radius + 1)
+        )
+        tilts = jnp.asarray(blurred)
+    return tilts
+
+
+def simulate_series(
+    key: jax.Array,
+    stain: jax.Array,
+    geometry: TiltGeometry,
+    config: ImagingConfig,
+) -> SimulatedSeries:
+    """Images a stain density as a tilt series: a pure function of the key.
+
+    The nominal angles are those of ``geometry``; drawn tilt errors move the true
+    ones.  Intensities are in units of inverse voxels (mu) for bright field, such
+    that ``tilts`` are line integrals of ``volume`` up to blur, errors and noise.
+
+    Args:
+      key: Typed PRNG key.
+      stain: Stain density, about [0, 1], ``[z, x, y]`` (the wide volume).
+      geometry: Nominal geometry.
+      config: Ranges and errors.
+
+    Returns:
+      The series and its truth.
+
+    Raises:
+      ValueError: Unknown mode.
+    """
+    keys = jax.random.split(key, 7)
+    uniform = lambda k, r: jax.random.uniform(k, minval=r[0], maxval=r[1])  # noqa: E731
+    log_dose = uniform(keys[0], (jnp.log(config.dose[0]), jnp.log(config.dose[1])))
+    dose = jnp.exp(log_dose)
+    errors = draw_errors(keys[1], geometry.angles_rad, config.errors)
+    nz = geometry.volume_shape[0]
+    flat = jnp.sum(stain, axis=0)
+    contrast = uniform(keys[2], config.contrast) / jnp.maximum(jnp.std(flat), 1e-6)
+    resin = uniform(keys[3], config.resin_path) / nz
+    volume = contrast * stain
+    if config.mode == "bright_field":
+        volume = volume + jnp.maximum(resin - contrast * jnp.mean(stain), 0.0)
+    true_geometry = dataclasses.replace(
+        geometry, angles_rad=geometry.angles_rad + errors.tilt_rad, steep=None
+    )
+    if config.errors == ALIGNED:
+        true_geometry = geometry
+    path = project(volume, true_geometry)
+    if config.errors != ALIGNED:
+        path = warp_tilts(path, errors)
+    blur = uniform(keys[4], config.blur_px)
+    if config.mode == "ideal":
+        return SimulatedSeries(path, volume, path, errors, dose)
+    level = dose * errors.gain[:, None, None] * _ramp(errors.ramp, path.shape)
+    if config.mode == "bright_field":
+        signal = jnp.exp(-path)
+    elif config.mode == "haadf":
+        signal = path
+    else:
+        raise ValueError(
+            "simulator: expected mode bright_field, haadf or ideal, got "
+            f"{config.mode!r}; correct the imaging configuration"
+        )
+    expected = level * gaussian_blur(signal, blur)
+    counts = _draw_counts(keys[5], keys[6], expected, config)
+    if config.mode == "bright_field":
+        tilts = -jnp.log(jnp.maximum(counts, MIN_COUNTS) / dose)
+    else:
+        tilts = counts / dose
+    return SimulatedSeries(tilts, volume, counts, errors, dose)
+
+
+def _ramp(ramp, shape):
+    u = jnp.linspace(-0.5, 0.5, shape[1])[None, :, None]
+    v = jnp.linspace(-0.5, 0.5, shape[2])[None, None, :]
+    return 1.0 + ramp[:, 0, None, None] * u + ramp[:, 1, None, None] * v
+
+
+def _draw_counts(key, key_read, expected, config):
+    expected = jnp.maximum(expected, 0.0)
+    if config.exact_counts:
+        counts = jax.random.poisson(key, expected).astype(jnp.float32)
+    else:
+        noise = jax.random.normal(key, expected.shape)
+        counts = expected + jnp.sqrt(expected) * noise
+    return counts + config.read_noise * jax.random.normal(key_read, expected.shape)
