@@ -1,0 +1,1 @@
+"""Diffusion: schedule x parameterisation x solver x consistency, each a value."""

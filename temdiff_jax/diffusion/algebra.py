@@ -1,0 +1,162 @@
+"""The sampler as a product of values: predictor, constraint, kernel.
+
+    sampler = run(kernel(constrain(predictor, constraint)), key, x_init, sigmas)
+
+Each part is a ``NamedTuple`` of functions; solvers never know of constraints, and
+constraints never know of networks.  All arrays are batched over samples,
+``[b, z, x, y]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class Predictor(NamedTuple):
+    """Best guess of the clean volume: ``(x, sigma, aux) -> (x0, aux)``."""
+
+    init: Callable[[], Any]
+    apply: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+
+
+class Constraint(NamedTuple):
+    """Pulls a guess toward the data: ``(x0, sigma, aux) -> (x0, aux)``."""
+
+    init: Callable[[], Any]
+    apply: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+
+
+class Kernel(NamedTuple):
+    """A solver bound to a predictor: ``(key, state, sigma, sigma_next)``."""
+
+    init: Callable[[jax.Array], State]
+    step: Callable[..., tuple[State, Info]]
+
+
+class State(NamedTuple):
+    """What a step carries: the noisy volume, the last guess, the predictor's aux."""
+
+    x: jax.Array
+    x0: jax.Array
+    aux: Any
+
+
+class Info(NamedTuple):
+    """What is worth looking at: noise level and size of the step."""
+
+    sigma: jax.Array
+    update_rms: jax.Array
+
+
+def predictor(function: Callable[[jax.Array, jax.Array], jax.Array]) -> Predictor:
+    """A denoiser without memory."""
+    return Predictor(lambda: (), lambda x, sigma, aux: (function(x, sigma), aux))
+
+
+def constraint(function: Callable[[jax.Array, jax.Array], jax.Array]) -> Constraint:
+    """A constraint without memory."""
+    return Constraint(lambda: (), lambda x0, sigma, aux: (function(x0, sigma), aux))
+
+
+def identity() -> Constraint:
+    """Changes nothing."""
+    return constraint(lambda x0, sigma: x0)
+
+
+def constrain(inner: Predictor, rule: Constraint) -> Predictor:
+    """A predictor whose guess is pulled to the data."""
+
+    def apply(x, sigma, aux):
+        own, other = aux
+        x0, own = inner.apply(x, sigma, own)
+        x0, other = rule.apply(x0, sigma, other)
+        return x0, (own, other)
+
+    return Predictor(lambda: (inner.init(), rule.init()), apply)
+
+
+def chain(first: Constraint, second: Constraint) -> Constraint:
+    """One constraint after the other."""
+
+    def apply(x0, sigma, aux):
+        a, b = aux
+        x0, a = first.apply(x0, sigma, a)
+        x0, b = second.apply(x0, sigma, b)
+        return x0, (a, b)
+
+    return Constraint(lambda: (first.init(), second.init()), apply)
+
+
+def within(rule: Constraint, *, low: float = 0.0, high: float = jnp.inf) -> Constraint:
+    """Applies a constraint only for ``low <= sigma <= high``."""
+
+    def apply(x0, sigma, aux):
+        active = (sigma >= low) & (sigma <= high)
+        return lax.cond(
+            active,
+            lambda operand: rule.apply(operand[0], sigma, operand[1]),
+            lambda operand: operand,
+            (x0, aux),
+        )
+
+    return Constraint(rule.init, apply)
+
+
+def ddim(guess: Predictor, *, eta: float | jax.Array = 0.0) -> Kernel:
+    """First-order step with a share ``eta`` of fresh noise.
+
+        x <- x0 + s_next (sqrt(1 - eta^2) (x - x0) / s + eta z)
+
+    eta = 0 is the probability-flow step, eta = 1 draws all noise anew.  The
+    direction is taken from the constrained guess (DiffPIR).
+
+    Source: Song et al., ICLR 2021 (DDIM); Zhu et al., CVPR-W 2023 (DiffPIR).
+    """
+
+    def init(x):
+        return State(x, jnp.zeros_like(x), guess.init())
+
+    def step(key, state, sigma, sigma_next):
+        x0, aux = guess.apply(state.x, sigma, state.aux)
+        direction = (state.x - x0) / sigma
+        noise = jax.random.normal(key, x0.shape, x0.dtype)
+        mixed = jnp.sqrt(1.0 - eta**2) * direction + eta * noise
+        x = x0 + sigma_next * mixed
+        info = Info(sigma, jnp.sqrt(jnp.mean((x - state.x) ** 2)))
+        return State(x, x0, aux), info
+
+    return Kernel(init, step)
+
+
+def run(
+    kernel: Kernel, key: jax.Array, x_init: jax.Array, sigmas: jax.Array
+) -> tuple[State, Info]:
+    """All steps of a grid ``[n + 1]`` in one ``lax.scan``."""
+    count = sigmas.shape[0] - 1
+    return run_steps(kernel, key, kernel.init(x_init), sigmas, 0, count)
+
+
+def run_steps(
+    kernel: Kernel,
+    key: jax.Array,
+    state: State,
+    sigmas: jax.Array,
+    start: int | jax.Array,
+    count: int,
+) -> tuple[State, Info]:
+    """Steps ``start ... start + count - 1`` of a grid.
+
+    Step i draws its noise from ``fold_in(key, i)``, so that chunks of any length
+    give the same bits as one scan.
+    """
+
+    def body(state, index):
+        step_key = jax.random.fold_in(key, index)
+        return kernel.step(step_key, state, sigmas[index], sigmas[index + 1])
+
+    return lax.scan(body, state, start + jnp.arange(count))

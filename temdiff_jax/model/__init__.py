@@ -1,0 +1,7 @@
+"""The network: a 3-D U-Net behind ``(init, apply)``; the only use of Flax."""
+
+from temdiff_jax.model.network import NUM_FEATURES as NUM_FEATURES
+from temdiff_jax.model.network import Condition as Condition
+from temdiff_jax.model.network import Network as Network
+from temdiff_jax.model.network import NetworkConfig as NetworkConfig
+from temdiff_jax.model.network import make_network as make_network
