@@ -1,0 +1,20 @@
+"""The prior that ships with the package, for two CPU cores.
+
+Command:
+    python -m launch.train --config=configs/default_prior.py \\
+        --data_dir=DATA --workdir=runs/default
+where DATA holds fib25_medulla/ and gala_medulla/ (see docs/training.md).
+"""
+
+from temdiff_jax.model import NetworkConfig
+from temdiff_jax.training.config import DataConfig, OptimConfig, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    """The resolved run."""
+    return TrainConfig(
+        name="default",
+        network=NetworkConfig(channels=(24, 96, 128), blocks=(1, 2, 2)),
+        data=DataConfig(),
+        optim=OptimConfig(),
+    )

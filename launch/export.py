@@ -1,0 +1,137 @@
+"""Exports a training checkpoint as a prior: one .safetensors and one JSON card.
+
+    python -m launch.export --workdir=runs/default --out=default.safetensors \\
+        --name=default-v1
+
+A prior that ships with the package is also pinned:
+
+    python -m launch.export ... --out=temdiff_jax/priors/default/default.safetensors \\
+        --registry=temdiff_jax/priors/registry.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags
+
+from temdiff_jax.io import write
+from temdiff_jax.model import NetworkConfig, make_network
+from temdiff_jax.priors import save_prior
+from temdiff_jax.training.checkpoint import Checkpoints
+from temdiff_jax.training.config import OptimConfig
+from temdiff_jax.training.step import init_state
+from temdiff_jax.types import InputError
+
+
+def define_flags() -> None:
+    """Defines the flags; not on import, so that programs can be imported together."""
+    flags.DEFINE_string("workdir", None, "Folder of the training run.")
+    flags.DEFINE_integer("step", None, "Checkpoint; default the newest.")
+    flags.DEFINE_string("out", None, "Target, .safetensors.")
+    flags.DEFINE_string("name", "default-v1", "Name in the card.")
+    flags.DEFINE_string("card", "configs/default_card.json", "Fields to add.")
+    flags.DEFINE_string("registry", None, "registry.json to pin it in.")
+    flags.DEFINE_string("registry_name", "default", "Name in the registry.")
+    flags.mark_flags_as_required(["workdir", "out"])
+
+
+def _tuples(values: dict) -> dict:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def export(workdir: str, step: int | None, out: Path, name: str, extra: dict) -> dict:
+    """Writes the averaged weights of a checkpoint and their card.
+
+    Args:
+      workdir: Folder given to training.
+      step: Checkpoint, or None for the newest.
+      out: ``.safetensors`` target.
+      name: Name written into the card.
+      extra: Further fields of the card (data, licences, metrics, scores).
+
+    Returns:
+      The card.
+    """
+    folder = Path(workdir) / "checkpoints"
+    if not folder.is_dir():  # opening it would create it
+        raise InputError(
+            f"export: expected the folder {folder}, found none; pass --workdir of a "
+            "training run"
+        )
+    checkpoints = Checkpoints(folder)
+    steps = checkpoints.steps()
+    if not steps or (step is not None and step not in steps):
+        raise InputError(
+            f"export: expected a checkpoint among {steps} of {folder}, got "
+            f"{'none' if step is None else step}; train longer or choose one of them"
+        )
+    step = steps[-1] if step is None else step
+    meta = checkpoints.meta(step)
+    config = meta["config"]
+    network = make_network(NetworkConfig(**_tuples(config["network"])))
+    like = init_state(
+        jax.random.key(0), network, OptimConfig(**_tuples(config["optim"]))
+    )
+    state = checkpoints.restore(step, like)
+    checkpoints.close()
+    ranges = [s["half_range_deg"] for s in config["data"]["scenarios"]]
+    card = {
+        "name": name,
+        "parameterisation": "residual around the quadratic estimate, EDM, sigma_data 1",
+        "network": config["network"],
+        "residual_scale": meta["residual_scale"],
+        "half_range_deg": [min(r[0] for r in ranges), max(r[1] for r in ranges)],
+        "steps": int(step),
+        "seed": config["seed"],
+        "optim": config["optim"],
+        "data": config["data"],
+        "conditional": True,
+        "condition_dropout": config["optim"]["drop_condition"],
+        "interval_factors": None,
+        **extra,
+    }
+    return save_prior(out, state.ema_params, card, overwrite=True)
+
+
+def read_card(path: Path) -> dict:
+    """Fields that a person adds to the card."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--card: expected a JSON file, got {error} for {path}; see "
+            "configs/default_card.json"
+        ) from error
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exports and, if asked, pins."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    given = flags.FLAGS
+    try:
+        extra = read_card(Path(given.card))
+        out = Path(given.out)
+        card = export(given.workdir, given.step, out, given.name, extra)
+        print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, sha256 {card['sha256']}")
+        if given.registry:
+            path = Path(given.registry)
+            registry = {"priors": {}}
+            if path.exists():
+                registry = json.loads(path.read_text(encoding="utf-8"))
+            entry = {"file": out.name, "sha256": card["sha256"]}
+            registry["priors"][given.registry_name] = entry
+            write.write_json(path, registry, overwrite=True)
+    except InputError as error:
+        print(f"export: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,1 @@
+"""Training of priors: data, state, step, loop, checkpoints."""

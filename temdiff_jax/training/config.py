@@ -1,0 +1,121 @@
+"""Everything a training run is made of, as frozen data."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from temdiff_jax.model import NetworkConfig
+from temdiff_jax.simulator import ALIGNED, ErrorConfig, ImagingConfig
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One kind of tilt series to train on; each compiles one simulation program.
+
+    Attributes:
+      half_range_deg: Half the tilt range, log-uniform between the two.
+      num_tilts: Tilts of the series.
+      thickness: Slab thickness in voxels.
+      drop: Probability that a series loses tilts (each with probability 0.3).
+      errors: Misalignment of the series.
+    """
+
+    half_range_deg: tuple[float, float]
+    num_tilts: int
+    thickness: int
+    drop: float = 0.25
+    errors: ErrorConfig = ALIGNED
+
+
+SMALL_ERRORS = ErrorConfig(
+    shift_px=0.5, tilt_deg=0.1, tilt_scale=0.02, rotation_deg=0.1, gain=0.02
+)
+
+SCENARIOS = (
+    Scenario(half_range_deg=(3.5, 6.0), num_tilts=5, thickness=80),
+    Scenario(half_range_deg=(4.0, 7.0), num_tilts=11, thickness=96),
+    Scenario(half_range_deg=(7.0, 14.0), num_tilts=11, thickness=96),
+    Scenario(half_range_deg=(14.0, 25.0), num_tilts=21, thickness=80),
+    Scenario(half_range_deg=(25.0, 38.0), num_tilts=21, thickness=96),
+    Scenario(half_range_deg=(45.0, 65.0), num_tilts=41, thickness=80),
+    Scenario(
+        half_range_deg=(8.0, 35.0), num_tilts=15, thickness=64, errors=SMALL_ERRORS
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Where blocks come from and how examples are cut.
+
+    Attributes:
+      sources: npz files, each ``path:key``, relative to the data folder.
+      validation: The same, never trained on.
+      scenarios: Kinds of series.
+      blocks_per_scenario: Blocks simulated per scenario and phase.
+      steps_per_phase: Training steps on the blocks of one phase.
+      block_width, block_height: Field of view of a simulated block, voxels.
+      crop: Extent of a training crop, voxels, a multiple of the network's.
+      phantom_fraction: Share of blocks that are procedural phantoms.
+      imaging: Ranges of the simulator.
+    """
+
+    sources: tuple[str, ...] = (
+        "fib25_medulla/training_sample1_250.npz:volume",
+        "fib25_medulla/training_sample2_200.npz:volume",
+        "gala_medulla/gala_crops.npz:train",
+        "gala_medulla/gala_crops.npz:example",
+    )
+    validation: tuple[str, ...] = (
+        "fib25_medulla/validation_crop0_128.npz:volume",
+        "fib25_medulla/validation_crop3_128.npz:volume",
+    )
+    scenarios: tuple[Scenario, ...] = SCENARIOS
+    blocks_per_scenario: int = 3
+    steps_per_phase: int = 64
+    block_width: int = 64
+    block_height: int = 40
+    crop: int = 32
+    phantom_fraction: float = 0.15
+    imaging: ImagingConfig = ImagingConfig(exact_counts=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """Adam with warm-up, a constant rate and a final linear decay to zero.
+
+    Attributes:
+      learning_rate: Peak.
+      warmup_steps: Linear from zero.
+      num_steps: Last step.
+      decay_steps: Length of the final decay.
+      clip_norm: Global gradient norm.
+      ema_decay: Of the exported weights; warmed up as (1 + n) / (10 + n).
+      batch: Crops per step.
+      mean_fraction: Share of the batch trained as the conditional mean.
+      drop_condition: Share of the batch trained without its condition.
+    """
+
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 100
+    num_steps: int = 6400
+    decay_steps: int = 2400
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    batch: int = 8
+    mean_fraction: float = 0.75
+    drop_condition: float = 0.08
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    name: str = "default"
+    seed: int = 0
+    network: NetworkConfig = NetworkConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    checkpoint_every: int = 200
+    validate_every: int = 240
+    keep_checkpoints: int = 2

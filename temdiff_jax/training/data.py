@@ -1,0 +1,228 @@
+"""Examples: a pure function of (seed, step, index).
+
+A phase of ``steps_per_phase`` steps simulates a set of blocks once, from
+(seed, phase), and its steps cut random crops from them, from (seed, step): resuming
+needs nothing but the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from temdiff_jax import condition
+from temdiff_jax.baselines.tikhonov import TikhonovSettings, settings_for_half_range
+from temdiff_jax.geometry import TiltGeometry, lateral_margin_for
+from temdiff_jax.simulator import phantoms, sample_stain, simulate_series
+from temdiff_jax.simulator.imaging import ImagingConfig
+from temdiff_jax.simulator.stain import SourceBank, make_bank
+from temdiff_jax.training.config import DataConfig, Scenario
+from temdiff_jax.types import InputError
+
+# NumPy while blocks and crops wait on the host, JAX inside a program.
+Array: TypeAlias = Any
+
+
+class Block(NamedTuple):
+    """One simulated specimen over its field of view, core layout, network units.
+
+    Attributes:
+      truth: ``(volume - mean) / (contrast * level)``, ``[z, x, y]``.
+      estimate: The quadratic estimate in the same units.
+      coverage: ``[z, x, 1]``.
+      features: ``[NUM_FEATURES]``.
+    """
+
+    truth: Array
+    estimate: Array
+    coverage: Array
+    features: Array
+
+
+class Batch(NamedTuple):
+    """Crops of one step: arrays ``[b, z, x, y]``, features ``[b, f]``."""
+
+    truth: Array
+    estimate: Array
+    coverage: Array
+    features: Array
+
+
+def load_sources(folder: str | Path, names: tuple[str, ...]) -> list[np.ndarray]:
+    """Reads ``path:key`` entries as uint8 volumes.
+
+    Raises:
+      InputError: A file or key is missing.
+    """
+    volumes = []
+    for name in names:
+        path, _, key = name.partition(":")
+        full = Path(folder) / path
+        if not full.is_file():
+            raise InputError(
+                f"training data: expected the file {path} below {folder}, found "
+                "none; pass --data_dir with the folder that holds it"
+            )
+        with np.load(full, allow_pickle=False) as archive:
+            if key not in archive:
+                raise InputError(
+                    f"training data: expected the key {key!r} in {path}, got "
+                    f"{sorted(archive)}; correct the configuration"
+                )
+            volumes.append(np.asarray(archive[key], np.uint8))
+    return volumes
+
+
+def wide_shape(scenario: Scenario, data: DataConfig) -> tuple[int, int, int]:
+    """Core extents of the simulated slab, margin included."""
+    margin = lateral_margin_for(
+        np.array([scenario.half_range_deg[1]]), scenario.thickness, data.block_width
+    )
+    return (scenario.thickness, data.block_width + 2 * margin, data.block_height)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("scenario", "width", "imaging", "num_iters")
+)
+def simulate_block(
+    key: jax.Array,
+    stain: jax.Array,
+    half_range_deg: jax.Array,
+    smoothness: jax.Array,
+    ridge: jax.Array,
+    *,
+    scenario: Scenario,
+    width: int,
+    imaging: ImagingConfig,
+    num_iters: int,
+) -> Block:
+    """Images one slab and computes its condition.
+
+    Args:
+      key: Typed PRNG key.
+      stain: Wide slab ``[z, x, y]``.
+      half_range_deg: Half the tilt range.
+      smoothness, ridge: Of the quadratic estimate, for this range.
+      scenario: Kind of series; its own range of half-ranges is not read.
+      width: Field of view, columns.
+      imaging: Simulator ranges; the scenario's errors replace its own.
+      num_iters: Of the quadratic estimate.
+
+    Returns:
+      A ``Block`` of JAX arrays.
+    """
+    keys = jax.random.split(key, 4)
+    ramp = jnp.linspace(-1.0, 1.0, scenario.num_tilts)
+    angles = jnp.deg2rad(half_range_deg * ramp)
+    nz, nx, ny = stain.shape
+    geometry = TiltGeometry(angles, (nz, nx, ny), width, None)
+    config = dataclasses.replace(imaging, errors=scenario.errors)
+    series = simulate_series(keys[0], stain, geometry, config)
+    lose = jax.random.bernoulli(keys[1], scenario.drop)
+    keep = jax.random.bernoulli(keys[2], 0.7, (scenario.num_tilts,))
+    # The two outermost tilts stay, so that the nominal range stays what it is.
+    ends = jnp.abs(ramp) == 1.0
+    valid = jnp.where(lose & ~ends, keep, True).astype(jnp.float32)
+    # Traced, so that one program serves every range.
+    settings = TikhonovSettings(cast(float, smoothness), cast(float, ridge), num_iters)
+    ready = condition.prepare(series.tilts, geometry, settings, valid)
+    unit = ready.scaling.contrast * ready.level
+    truth = (geometry.crop(series.volume) - ready.scaling.mean) / unit
+    return Block(
+        truth,
+        geometry.crop(ready.tikhonov) / ready.level,
+        geometry.crop(ready.coverage),
+        ready.features,
+    )
+
+
+_sample_real = jax.jit(sample_stain, static_argnames=("shape",))
+
+
+@functools.partial(jax.jit, static_argnames=("shape",))
+def _sample_phantom(key: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+    return phantoms.random_phantom(key, shape)
+
+
+class BlockSource:
+    """Simulates the blocks of a phase; holds no state but the loaded volumes."""
+
+    def __init__(self, bank: SourceBank, data: DataConfig, seed: int):
+        self.bank = bank
+        self.data = data
+        self.seed = seed
+        shapes = [wide_shape(s, data) for s in data.scenarios]
+        # One compiled phantom program serves all scenarios by cropping.
+        self.phantom_shape = tuple(max(s[i] for s in shapes) for i in range(3))
+
+    @classmethod
+    def from_files(cls, folder, names, data: DataConfig, seed: int) -> BlockSource:
+        """Loads the named volumes and packs them."""
+        return cls(make_bank(load_sources(folder, names)), data, seed)
+
+    def block(self, phase: int, index: int, scenario: Scenario) -> Block:
+        """Block ``index`` of a phase, as NumPy arrays."""
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, phase]))
+        draws = rng.random((index + 1, 2))[index]
+        key = jax.random.fold_in(
+            jax.random.fold_in(jax.random.key(self.seed), phase), index
+        )
+        key_stain, key_series = jax.random.split(key)
+        shape = wide_shape(scenario, self.data)
+        if draws[0] < self.data.phantom_fraction:
+            stain = _sample_phantom(key_stain, self.phantom_shape)
+            start = [
+                (a - b) // 2 for a, b in zip(self.phantom_shape, shape, strict=True)
+            ]
+            stain = stain[
+                tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
+            ]
+        else:
+            stain = _sample_real(key_stain, self.bank, shape)
+        low, high = np.log(scenario.half_range_deg)
+        half_range = float(np.exp(low + draws[1] * (high - low)))
+        settings = settings_for_half_range(half_range)
+        block = simulate_block(
+            key_series,
+            stain,
+            jnp.float32(half_range),
+            jnp.float32(settings.smoothness),
+            jnp.float32(settings.ridge),
+            scenario=scenario,
+            width=self.data.block_width,
+            imaging=self.data.imaging,
+            num_iters=settings.num_iters,
+        )
+        return Block(*(np.asarray(a) for a in block))
+
+    def phase(self, phase: int) -> list[Block]:
+        """All blocks of a phase, scenarios interleaved."""
+        count = len(self.data.scenarios)
+        return [
+            self.block(phase, i, self.data.scenarios[i % count])
+            for i in range(count * self.data.blocks_per_scenario)
+        ]
+
+
+def cut_batch(
+    blocks: list[Block], *, seed: int, step: int, batch: int, crop: int
+) -> Batch:
+    """Random crops of random blocks, a pure function of (seed, step)."""
+    rng = np.random.Generator(np.random.Philox(key=[seed + 1, step]))
+    chosen = rng.permutation(len(blocks))[:batch]
+    if batch > len(blocks):
+        chosen = rng.integers(len(blocks), size=batch)
+    rows = []
+    for index in chosen:
+        block = blocks[index]
+        start = [int(rng.integers(n - crop + 1)) for n in block.truth.shape]
+        cut = tuple(slice(s, s + crop) for s in start)
+        coverage = np.broadcast_to(block.coverage, block.truth.shape)[cut]
+        rows.append((block.truth[cut], block.estimate[cut], coverage, block.features))
+    return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))

@@ -1,0 +1,210 @@
+"""The training loop: phases of simulated blocks, steps, checkpoints, validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import concurrent.futures
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from temdiff_jax import condition
+from temdiff_jax.model import Network, make_network
+from temdiff_jax.training.checkpoint import Checkpoints
+from temdiff_jax.training.config import TrainConfig
+from temdiff_jax.training.data import Batch, Block, BlockSource, cut_batch
+from temdiff_jax.training.step import TrainState, init_state, mean_ratio, train_step
+
+VALIDATION_PHASE = 2**31 - 1
+MAX_BAD_STEPS = 20
+LOG_EVERY = 48
+
+
+def measure_residual_scale(blocks: list[Block]) -> condition.ResidualScale:
+    """Fits the residual's spread to the blocks' features."""
+    scales = [np.std(b.truth - b.estimate) for b in blocks]
+    features = np.stack([b.features for b in blocks])
+    return condition.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
+
+
+def centre_crops(blocks: list[Block], crop: int) -> Batch:
+    """The central crop of every block, as one batch."""
+    rows = []
+    for block in blocks:
+        start = [(n - crop) // 2 for n in block.truth.shape]
+        cut = tuple(slice(s, s + crop) for s in start)
+        coverage = np.broadcast_to(block.coverage, block.truth.shape)[cut]
+        rows.append((block.truth[cut], block.estimate[cut], coverage, block.features))
+    return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def train(
+    config: TrainConfig,
+    *,
+    data_dir: str,
+    workdir: str,
+    log: Callable[[str], None] = print,
+    max_minutes: float | None = None,
+) -> TrainState:
+    """Trains, or goes on training, until ``optim.num_steps``.
+
+    Order of resumption: the newest checkpoint of ``workdir``; else from scratch.
+
+    Args:
+      config: The run.
+      data_dir: Folder of the source volumes.
+      workdir: Checkpoints go to ``workdir/checkpoints``.
+      log: Receives one line at a time.
+      max_minutes: Save and stop after this long.
+
+    Returns:
+      The last state.
+
+    Raises:
+      RuntimeError: More than ``MAX_BAD_STEPS`` non-finite batches in a row.
+    """
+    started = time.monotonic()
+    network = make_network(config.network)
+    source = BlockSource.from_files(
+        data_dir, config.data.sources, config.data, config.seed
+    )
+    blocks_of = Phases(source)
+    validation = _validation_batch(config, data_dir)
+    checkpoints = Checkpoints(f"{workdir}/checkpoints", keep=config.keep_checkpoints)
+    state, scale = _begin(config, network, blocks_of, checkpoints, log)
+    key = jax.random.key(config.seed + 1)
+    history: list[list[float]] = []
+    bad = 0
+    for step in range(int(state.step), config.optim.num_steps):
+        batch = _batch(config, blocks_of, step)
+        state, metrics = train_step(
+            state, key, batch, scale, network=network, config=config.optim
+        )
+        history.append([float(m) for m in metrics])
+        bad = 0 if metrics.accepted else bad + 1
+        if bad > MAX_BAD_STEPS:
+            raise RuntimeError(f"{bad} non-finite batches in a row at step {step}")
+        done = step + 1
+        minutes = (time.monotonic() - started) / 60
+        if done % LOG_EVERY == 0:
+            log(_summary(done, history, minutes))
+            history = []
+        out_of_time = max_minutes is not None and minutes > max_minutes
+        stop = out_of_time or done == config.optim.num_steps
+        if done % config.validate_every == 0 or stop:
+            log(_validate(state, validation, scale, network, config))
+        if done % config.checkpoint_every == 0 or stop:
+            checkpoints.save(done, state, _meta(config, scale))
+        if out_of_time:
+            log(f"time is up at step {done}: saved")
+            break
+    blocks_of.close()
+    checkpoints.close()
+    return state
+
+
+class Phases:
+    """Blocks of a phase, the next one being simulated while this one is used.
+
+    Consecutive steps share a phase; a phase depends on nothing but its number, so
+    looking ahead changes no example.
+    """
+
+    def __init__(self, source: BlockSource):
+        self._source = source
+        self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._phase = -1
+        self._blocks: list[Block] = []
+        self._next: concurrent.futures.Future[list[Block]] | None = None
+
+    def __call__(self, phase: int) -> list[Block]:
+        """Blocks of ``phase``; an error of the simulation is raised here."""
+        if phase != self._phase:
+            expected = self._next is not None and phase == self._phase + 1
+            self._blocks = (
+                self._next.result()
+                if expected and self._next is not None
+                else self._source.phase(phase)
+            )
+            self._phase = phase
+            self._next = self._pool.submit(self._source.phase, phase + 1)
+        return self._blocks
+
+    def close(self) -> None:
+        """Gives up looking ahead."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(
+    config: TrainConfig,
+    network: Network,
+    blocks_of: Callable[[int], list[Block]],
+    checkpoints: Checkpoints,
+    log: Callable[[str], None],
+) -> tuple[TrainState, condition.ResidualScale]:
+    """The newest checkpoint, else a fresh state and a scale measured on phase 0."""
+    state = init_state(jax.random.key(config.seed), network, config.optim)
+    latest = checkpoints.latest()
+    if latest is None:
+        log("no checkpoint: training from scratch")
+        scale = measure_residual_scale(blocks_of(0))
+    else:
+        log(f"resuming from step {latest}")
+        state = checkpoints.restore(latest, state)
+        saved = checkpoints.meta(latest)["residual_scale"]
+        scale = condition.ResidualScale(
+            jnp.float32(saved["intercept"]), jnp.asarray(saved["slopes"], jnp.float32)
+        )
+    log(f"residual scale: {float(scale.intercept):.3f} {np.asarray(scale.slopes)}")
+    params = sum(a.size for a in jax.tree.leaves(state.params))
+    log(f"parameters: {params / 1e6:.2f} M")
+    return state, scale
+
+
+def _batch(
+    config: TrainConfig, blocks_of: Callable[[int], list[Block]], step: int
+) -> Batch:
+    return cut_batch(
+        blocks_of(step // config.data.steps_per_phase),
+        seed=config.seed,
+        step=step,
+        batch=config.optim.batch,
+        crop=config.data.crop,
+    )
+
+
+def _summary(done: int, history: list[list[float]], minutes: float) -> str:
+    """One line about the steps since the last one; rejected ones leave the means."""
+    accepted = [row for row in history if row[-1]]
+    loss, mean, noisy, norm, _ = np.mean(accepted or history, axis=0)
+    return (
+        f"step {done} loss {loss:.4f} mean {mean:.4f} noisy {noisy:.4f} grad "
+        f"{norm:.3f} rejected {len(history) - len(accepted)} minutes {minutes:.1f}"
+    )
+
+
+def _meta(config: TrainConfig, scale: condition.ResidualScale) -> dict:
+    return {
+        "config": dataclasses.asdict(config),
+        "residual_scale": {
+            "intercept": float(scale.intercept),
+            "slopes": [float(s) for s in np.asarray(scale.slopes)],
+        },
+    }
+
+
+def _validation_batch(config: TrainConfig, data_dir: str) -> Batch:
+    data = dataclasses.replace(config.data, phantom_fraction=0.0, blocks_per_scenario=2)
+    source = BlockSource.from_files(data_dir, data.validation, data, config.seed)
+    return centre_crops(source.phase(VALIDATION_PHASE), data.crop)
+
+
+def _validate(state, batch, scale, network, config) -> str:
+    ratio = np.asarray(mean_ratio(state.ema_params, batch, scale, network=network))
+    count = len(config.data.scenarios)
+    gains = [-10 * np.log10(np.mean(ratio[i::count])) for i in range(count)]
+    text = " ".join(f"{g:+.2f}" for g in gains)
+    return f"validation step {int(state.step)}: gain of the mean call, dB: {text}"

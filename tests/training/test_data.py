@@ -1,0 +1,180 @@
+"""Examples are pure functions of (seed, step, index)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from temdiff_jax import condition
+from temdiff_jax.simulator import ImagingConfig
+from temdiff_jax.training import data, loop
+from temdiff_jax.training.config import DataConfig, Scenario
+from temdiff_jax.types import InputError
+
+SCENARIO = Scenario(half_range_deg=(5.0, 8.0), num_tilts=5, thickness=10, drop=0.9)
+CONFIG = DataConfig(
+    sources=("a.npz:volume",),
+    validation=("a.npz:volume",),
+    scenarios=(SCENARIO,),
+    blocks_per_scenario=2,
+    block_width=14,
+    block_height=9,
+    crop=8,
+    phantom_fraction=0.0,
+    imaging=ImagingConfig(exact_counts=False),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One block of smooth tissue, uint8."""
+    path = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    coarse = jax.image.resize(rng.random((6, 6, 6)), (24, 20, 22), "cubic")
+    np.savez(path / "a.npz", volume=np.uint8(np.clip(255 * coarse, 0, 255)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    return data.BlockSource.from_files(folder, CONFIG.sources, CONFIG, seed=3)
+
+
+def fake_blocks(count=3, shape=(10, 12, 9)):
+    rng = np.random.default_rng(1)
+    return [
+        data.Block(
+            rng.normal(size=shape),
+            rng.normal(size=shape),
+            rng.random((*shape[:2], 1)),
+            rng.normal(size=4),
+        )
+        for _ in range(count)
+    ]
+
+
+def equal(first, second) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_block_is_a_function_of_seed_phase_and_index(source, folder):
+    block = source.block(2, 1, SCENARIO)
+    assert block.truth.shape == block.estimate.shape == (10, 14, 9)
+    assert block.coverage.shape == (10, 14, 1) and block.features.shape == (4,)
+    assert all(np.all(np.isfinite(part)) for part in block)
+    again = data.BlockSource.from_files(folder, CONFIG.sources, CONFIG, seed=3)
+    assert equal(block, again.block(2, 1, SCENARIO))
+    for other in (source.block(3, 1, SCENARIO), source.block(2, 0, SCENARIO)):
+        assert not np.array_equal(block.truth, other.truth)
+    reseeded = data.BlockSource(source.bank, CONFIG, seed=4)
+    assert not np.array_equal(block.truth, reseeded.block(2, 1, SCENARIO).truth)
+
+
+def test_phase_holds_its_blocks_in_order(source):
+    blocks = source.phase(2)
+    assert len(blocks) == 2
+    assert equal(blocks[1], source.block(2, 1, SCENARIO))
+
+
+def test_estimate_is_closer_to_the_truth_than_its_mean(source):
+    for block in source.phase(2):
+        error = np.mean((block.truth - block.estimate) ** 2)
+        assert error < np.mean((block.truth - block.truth.mean()) ** 2)
+
+
+def test_network_units_have_a_condition_of_unit_deviation(source):
+    block = source.block(2, 0, SCENARIO)
+    np.testing.assert_allclose(np.std(block.estimate), 1.0, rtol=1e-3)
+    assert 0 < block.coverage.min() and block.coverage.max() <= 1.0
+
+
+def test_simulated_block_is_a_function_of_its_arguments(source):
+    shape = data.wide_shape(SCENARIO, CONFIG)
+    stain = jax.random.uniform(jax.random.key(0), shape)
+
+    def simulate(key):
+        return data.simulate_block(
+            key,
+            stain,
+            jnp.float32(6.0),
+            jnp.float32(2.0),
+            jnp.float32(0.01),
+            scenario=SCENARIO,
+            width=CONFIG.block_width,
+            imaging=CONFIG.imaging,
+            num_iters=40,
+        )
+
+    first, again = (simulate(jax.random.key(5)) for _ in range(2))
+    assert equal(first, again)
+    assert not np.array_equal(first.estimate, simulate(jax.random.key(6)).estimate)
+
+
+def test_wide_shape_reaches_what_the_largest_tilt_sees():
+    nz, nx, ny = data.wide_shape(SCENARIO, CONFIG)
+    wider = dataclasses.replace(SCENARIO, half_range_deg=(5.0, 40.0))
+    assert (nz, ny) == (10, 9) and nx > 14 and (nx - 14) % 2 == 0
+    assert data.wide_shape(wider, CONFIG)[1] > nx
+
+
+def test_batch_is_a_function_of_seed_and_step():
+    blocks = fake_blocks()
+    batch = data.cut_batch(blocks, seed=1, step=7, batch=2, crop=8)
+    assert batch.truth.shape == batch.coverage.shape == (2, 8, 8, 8)
+    assert batch.features.shape == (2, 4)
+    assert equal(batch, data.cut_batch(blocks, seed=1, step=7, batch=2, crop=8))
+    for seed, step in ((1, 8), (2, 7)):
+        other = data.cut_batch(blocks, seed=seed, step=step, batch=2, crop=8)
+        assert not np.array_equal(batch.truth, other.truth)
+
+
+def test_crops_of_all_fields_lie_at_one_place():
+    blocks = [
+        b._replace(
+            estimate=b.truth + 1, coverage=np.mean(b.truth, axis=2, keepdims=True)
+        )
+        for b in fake_blocks()
+    ]
+    batch = data.cut_batch(blocks, seed=0, step=0, batch=3, crop=8)
+    np.testing.assert_allclose(batch.estimate, batch.truth + 1)
+    assert np.all(np.ptp(batch.coverage, axis=3) == 0)
+    # A batch of no more than the blocks takes each of them once.
+    assert len({tuple(f) for f in batch.features}) == 3
+    many = data.cut_batch(blocks, seed=0, step=0, batch=7, crop=8)
+    assert many.truth.shape == (7, 8, 8, 8)
+
+
+def test_centre_crops_are_central():
+    blocks = fake_blocks()
+    batch = loop.centre_crops(blocks, 8)
+    np.testing.assert_array_equal(batch.truth[0], blocks[0].truth[1:9, 2:10, 0:8])
+
+
+def test_fit_recovers_planted_slopes():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 4))
+    slopes = np.array([0.5, -0.3, 0.2, 0.0])
+    scales = np.exp(0.7 + features @ slopes)
+    fit = condition.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
+    np.testing.assert_allclose(fit.intercept, 0.7, atol=0.01)
+    np.testing.assert_allclose(fit.slopes, slopes, atol=0.02)
+    np.testing.assert_allclose(fit(jnp.asarray(features)), scales, rtol=0.1)
+
+
+def test_scale_is_measured_on_the_residual_of_the_blocks():
+    blocks = [
+        b._replace(estimate=np.zeros_like(b.truth), truth=2.0 * b.truth)
+        for b in fake_blocks(40)
+    ]
+    scale = loop.measure_residual_scale(blocks)
+    np.testing.assert_allclose(np.exp(scale.intercept), 2.0, rtol=0.05)
+    np.testing.assert_allclose(scale.slopes, 0.0, atol=0.05)
+
+
+def test_missing_file_and_missing_key_are_refused(folder):
+    with pytest.raises(InputError, match="the file b.npz .*--data_dir"):
+        data.load_sources(folder, ("b.npz:volume",))
+    with pytest.raises(InputError, match=r"the key 'x' in a.npz, got \['volume'\]"):
+        data.load_sources(folder, ("a.npz:x",))

@@ -1,0 +1,79 @@
+"""Configurations from files and from the command line."""
+
+import dataclasses
+
+import pytest
+
+from launch import train
+from temdiff_jax.training.config import TrainConfig
+from temdiff_jax.types import InputError
+
+CONFIG = TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "read", "expected"),
+    [
+        ("seed=5", lambda c: c.seed, 5),
+        ("name=wide", lambda c: c.name, "wide"),
+        ("optim.num_steps=17", lambda c: c.optim.num_steps, 17),
+        ("optim.learning_rate=1", lambda c: c.optim.learning_rate, 1.0),
+        ("optim.learning_rate=2e-4", lambda c: c.optim.learning_rate, 2e-4),
+        ("network.channels=[8, 16]", lambda c: c.network.channels, (8, 16)),
+        ("data.sources=['a.npz:x']", lambda c: c.data.sources, ("a.npz:x",)),
+        ("data.imaging.mode='haadf'", lambda c: c.data.imaging.mode, "haadf"),
+        ("data.imaging.mode=haadf", lambda c: c.data.imaging.mode, "haadf"),
+    ],
+)
+def test_override_replaces_one_field(assignment, read, expected):
+    changed = train.override(CONFIG, assignment)
+    value = read(changed)
+    assert value == expected and type(value) is type(expected)
+    hash(changed)
+    # The rest, and the configuration that was given, stay.
+    assert read(CONFIG) != expected
+    assert dataclasses.replace(changed, name="x").checkpoint_every == 200
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optim.num_stps=3", "did you mean num_steps?"),
+        ("optimizer.num_steps=3", r"expected one of \[.*'optim'"),
+        ("seed", "expected field=value, got 'seed'"),
+        ("seed.deep=3", "a plain int"),
+        ("optim.num_steps=many", "num_steps of type int like .*got 'many'"),
+        ("optim.num_steps=2.5", "got 2.5"),
+        ("optim=3", "optim of type OptimConfig"),
+        ("network.channels=8", "channels of type tuple"),
+    ],
+)
+def test_bad_override_is_refused(assignment, message):
+    with pytest.raises(InputError, match=message) as caught:
+        train.override(CONFIG, assignment)
+    assert str(caught.value).startswith("--set: ") and "\n" not in str(caught.value)
+
+
+def test_configuration_of_the_shipped_prior_loads():
+    config = train.load_config("configs/default_prior.py")
+    assert isinstance(config, TrainConfig) and config.name == "default"
+    assert config.data.crop % config.network.multiple == 0
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--config: expected a Python file"):
+        train.load_config(str(tmp_path / "none.py"))
+
+
+def test_file_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "config.txt"
+    path.write_text("")
+    with pytest.raises(InputError, match=r"ending in \.py"):
+        train.load_config(str(path))
+
+
+def test_file_without_get_config_is_refused(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("X = 1\n")
+    with pytest.raises(InputError, match=r"a function get_config\(\)"):
+        train.load_config(str(path))

@@ -1,0 +1,151 @@
+"""Training that stops and goes on is training that never stopped."""
+
+import hashlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from launch import export
+from temdiff_jax.model import NetworkConfig
+from temdiff_jax.priors import load_prior
+from temdiff_jax.simulator import ImagingConfig
+from temdiff_jax.training import loop
+from temdiff_jax.training.config import DataConfig, OptimConfig, Scenario, TrainConfig
+from temdiff_jax.types import InputError
+
+CONFIG = TrainConfig(
+    name="tiny",
+    network=NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4),
+    data=DataConfig(
+        sources=("a.npz:volume",),
+        validation=("a.npz:volume",),
+        scenarios=(Scenario(half_range_deg=(5.0, 8.0), num_tilts=5, thickness=10),),
+        blocks_per_scenario=3,
+        steps_per_phase=3,
+        block_width=14,
+        block_height=9,
+        crop=8,
+        phantom_fraction=0.0,
+        imaging=ImagingConfig(exact_counts=False),
+    ),
+    optim=OptimConfig(
+        learning_rate=1e-3, warmup_steps=1, num_steps=4, decay_steps=1, batch=2
+    ),
+    checkpoint_every=2,
+    validate_every=2,
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    coarse = jax.image.resize(rng.random((6, 6, 6)), (24, 20, 22), "cubic")
+    np.savez(folder / "a.npz", volume=np.uint8(np.clip(255 * coarse, 0, 255)))
+    return folder
+
+
+def digests(state) -> dict[str, str]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {
+        jax.tree_util.keystr(path): hashlib.sha256(np.asarray(leaf)).hexdigest()
+        for path, leaf in flat
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(data_dir, tmp_path_factory):
+    """Four steps in one go, and two and two; with their logs."""
+    straight, broken = (tmp_path_factory.mktemp(name) for name in ("a", "b"))
+    lines: dict[str, list[str]] = {"straight": [], "first": [], "second": []}
+    whole = loop.train(
+        CONFIG, data_dir=data_dir, workdir=straight, log=lines["straight"].append
+    )
+
+    # The network is compiled once for all runs: a stop is asked for by an exception.
+    class Stop(Exception):
+        pass
+
+    def stop_after_two(line):
+        lines["first"].append(line)
+        if line.startswith("validation step 4"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        loop.train(CONFIG, data_dir=data_dir, workdir=broken, log=stop_after_two)
+    resumed = loop.train(
+        CONFIG, data_dir=data_dir, workdir=broken, log=lines["second"].append
+    )
+    return whole, resumed, lines, broken
+
+
+def test_resumed_run_ends_in_the_same_bits(runs):
+    whole, resumed, lines, _ = runs
+    assert int(whole.step) == int(resumed.step) == 4
+    assert digests(whole) == digests(resumed)
+    assert lines["second"][0] == "resuming from step 2"
+
+
+def test_log_says_where_it_began_and_how_it_validates(runs):
+    lines = runs[2]["straight"]
+    assert lines[0] == "no checkpoint: training from scratch"
+    assert lines[1].startswith("residual scale:")
+    assert [line.partition(":")[0] for line in lines[3:]] == [
+        "validation step 2",
+        "validation step 4",
+    ]
+    # The same scale, from phase 0 or from the checkpoint, and the same validation.
+    assert runs[2]["second"][1] == lines[1]
+    assert runs[2]["second"][-1] == lines[-1]
+
+
+def test_finished_run_has_nothing_left_to_do(runs, data_dir):
+    lines = []
+    state = loop.train(CONFIG, data_dir=data_dir, workdir=runs[3], log=lines.append)
+    assert int(state.step) == 4 and lines[0] == "resuming from step 4"
+    assert len(lines) == 3
+
+
+def test_exported_prior_holds_the_averaged_weights(runs, tmp_path):
+    state, _, _, workdir = runs
+    out = tmp_path / "tiny.safetensors"
+    metrics = {
+        "metric_mean": {"smoothness": 2.0, "ridge": 0.1},
+        "metric_sample": {"smoothness": 2.0, "ridge": 0.1},
+    }
+    card = export.export(str(workdir), None, out, "tiny-v1", metrics)
+    assert card["steps"] == 4 and card["half_range_deg"] == [5.0, 8.0]
+    prior = load_prior(out)
+    assert prior.card["name"] == "tiny-v1" and prior.sha256 == card["sha256"]
+    pairs = zip(jax.tree.leaves(prior.params), jax.tree.leaves(state.ema_params))
+    for got, expected in pairs:
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-6)
+    written = json.loads(out.with_suffix(".json").read_text())
+    assert written["data"]["sources"] == ["a.npz:volume"]
+    earlier = export.export(str(workdir), 2, tmp_path / "b.safetensors", "b", metrics)
+    assert earlier["steps"] == 2
+
+
+def test_export_without_a_checkpoint_is_refused_and_leaves_no_folder(runs, tmp_path):
+    missing = tmp_path / "nowhere"
+    with pytest.raises(InputError, match="--workdir"):
+        export.export(str(missing), None, tmp_path / "a.safetensors", "a", {})
+    assert not missing.exists()
+    with pytest.raises(InputError, match=r"a checkpoint among \[2, 4\] .* got 3"):
+        export.export(str(runs[3]), 3, tmp_path / "a.safetensors", "a", {})
+
+
+def test_unreadable_card_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--card: expected a JSON file"):
+        export.read_card(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(InputError, match="--card: expected a JSON file"):
+        export.read_card(tmp_path / "bad.json")
+
+
+def test_summary_leaves_rejected_steps_out_of_the_means():
+    rows = [[1.0, 2.0, 3.0, 4.0, 1.0], [np.nan, np.nan, np.nan, np.nan, 0.0]]
+    line = loop._summary(48, rows, 1.25)
+    assert "loss 1.0000 mean 2.0000 noisy 3.0000 grad 4.000 rejected 1" in line
