@@ -12,6 +12,7 @@ from temdiff_jax.types import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+STAINS = ("dark", "bright")
 METHODS = ("fbp", "sirt", "sart", "tv", "tikhonov", "mean", "posterior")
 # The window of the structural similarity alone spans 11 voxels.
 _SMALLEST = 16
@@ -43,6 +44,13 @@ def evaluate(
     crop: Annotated[
         int, typer.Option(min=_SMALLEST, help="Edge of the central cube taken, voxels.")
     ] = 96,
+    stain: Annotated[
+        str,
+        typer.Option(
+            metavar="dark|bright",
+            help="Grey level of heavy stain: dark in FIB-SEM, bright in a density.",
+        ),
+    ] = "dark",
     out: Annotated[
         pathlib.Path | None,
         typer.Option(
@@ -54,11 +62,12 @@ def evaluate(
 ) -> None:
     """Score methods on simulated series of known volumes."""
     names = options.parse_names("--methods", methods, METHODS)
+    options.check_choice("--stain", stain, STAINS)
 
     from temdiff_jax.evaluation import protocol, tables
 
     schemes = [protocol.Case.from_name(case) for case in cases.split(",")]
-    truths = _truths(volumes, crop)
+    truths = _truths(volumes, crop, stain_is_dark=stain == "dark")
     rows_path = None if out is None else _prepare(out)
 
     from temdiff_jax.cli import environment, session
@@ -97,9 +106,12 @@ def _prepare(folder: pathlib.Path) -> pathlib.Path:
     return rows
 
 
-def _truths(paths: Sequence[pathlib.Path], crop: int) -> dict[str, "np.ndarray"]:
-    """Central cubes [z, y, x] of the volumes, by file name."""
+def _truths(
+    paths: Sequence[pathlib.Path], crop: int, *, stain_is_dark: bool
+) -> dict[str, "np.ndarray"]:
+    """Central cubes [z, y, x] of the volumes as stain density, by file name."""
     from temdiff_jax.cli import files
+    from temdiff_jax.simulator import grey_to_stain
 
     truths = {}
     for path in paths:
@@ -118,7 +130,8 @@ def _truths(paths: Sequence[pathlib.Path], crop: int) -> dict[str, "np.ndarray"]
             slice((n - min(n, crop)) // 2, (n - min(n, crop)) // 2 + min(n, crop))
             for n in volume.shape
         )
-        truths[path.name] = volume[middle]
+        density = grey_to_stain(volume, stain_is_dark=stain_is_dark)
+        truths[path.name] = density[middle]
     return truths
 
 

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from temdiff_jax import baselines, layout
 from temdiff_jax.geometry import TiltGeometry
@@ -28,7 +28,8 @@ PROTOCOL_IMAGING = ImagingConfig(
     blur_px=(0.0, 0.0),
 )
 
-Simulate = Callable[[np.ndarray, Sequence[float], int], np.ndarray]
+Simulate = Callable[[np.ndarray, ArrayLike, int], np.ndarray]
+Method = Callable[[np.ndarray, np.ndarray, int], np.ndarray | dict[str, np.ndarray]]
 
 
 def make_simulate(
@@ -41,7 +42,7 @@ def make_simulate(
     """
     config = dataclasses.replace(imaging, errors=errors)
 
-    def simulate(truth, angles_deg, seed):
+    def simulate(truth: np.ndarray, angles_deg: ArrayLike, seed: int) -> np.ndarray:
         nz, ny, nx = truth.shape
         geometry = TiltGeometry.from_degrees(
             angles_deg, thickness=nz, width=nx, height=ny
@@ -71,7 +72,7 @@ def standard_methods(
     num_steps: int | None = None,
     seed: int = 0,
     prior: str | Prior = "default",
-) -> dict[str, Callable]:
+) -> dict[str, Method]:
     """Methods by name, each ``(tilts, angles_deg, thickness) -> volume(s)``.
 
     Args:
@@ -86,7 +87,7 @@ def standard_methods(
     Raises:
       InputError: Unknown name.
     """
-    methods: dict[str, Callable] = {}
+    methods: dict[str, Method] = {}
     for name in names:
         if name in BASELINES:
             methods[name] = _baseline(getattr(baselines, name))
@@ -102,15 +103,15 @@ def standard_methods(
     return methods
 
 
-def _baseline(function) -> Callable:
-    def method(tilts, angles_deg, thickness):
+def _baseline(function: Callable[..., np.ndarray]) -> Method:
+    def method(tilts: np.ndarray, angles_deg: np.ndarray, thickness: int) -> np.ndarray:
         return function(tilts, angles_deg, thickness=thickness)
 
     return method
 
 
-def _mean_call(prior) -> Callable:
-    def method(tilts, angles_deg, thickness):
+def _mean_call(prior: str | Prior) -> Method:
+    def method(tilts: np.ndarray, angles_deg: np.ndarray, thickness: int) -> np.ndarray:
         result = reconstruct(
             tilts,
             angles_deg,
@@ -124,11 +125,15 @@ def _mean_call(prior) -> Callable:
     return method
 
 
-def _posterior(prior, num_samples, num_steps, seed) -> Callable:
+def _posterior(
+    prior: str | Prior, num_samples: int | None, num_steps: int | None, seed: int
+) -> Method:
     samples = DEFAULT_SAMPLES if num_samples is None else num_samples
     steps = DEFAULT_STEPS if num_steps is None else num_steps
 
-    def method(tilts, angles_deg, thickness):
+    def method(
+        tilts: np.ndarray, angles_deg: np.ndarray, thickness: int
+    ) -> dict[str, np.ndarray]:
         result = reconstruct(
             tilts,
             angles_deg,
@@ -140,6 +145,7 @@ def _posterior(prior, num_samples, num_steps, seed) -> Callable:
             contrast="bright",
             keep_samples=True,
         )
+        assert result.samples is not None  # keep_samples
         return {f"mean of {samples}": result.mean, "one sample": result.samples[0]}
 
     return method

@@ -1,0 +1,321 @@
+"""Samples of the volume given the tilts: the prior bound to one prepared series.
+
+The jitted programs here take parameters and data as arguments, so that a second
+series of the same extents compiles nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from temdiff_jax import condition, tiling
+from temdiff_jax.diffusion import algebra, consistency, parameterisation, schedule
+from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.model import Condition, Network
+from temdiff_jax.projector.quadratic import Metric
+from temdiff_jax.types import InputError
+
+# Voxels of all samples advanced together; bounds the memory of the network.
+BATCH_VOXELS = 2_500_000
+# Steps of one compiled chunk, at most: the time between two reports.
+CHUNK_STEPS = 5
+
+
+class Options(NamedTuple):
+    """Static choices of a sampler; numbers that may be swept are arguments.
+
+    Attributes:
+      window: Largest extent given to the network at once, voxels.
+      cg_iters: Conjugate-gradient steps of a consistency update.
+      mean_cg_iters: The same for the one-call estimate.
+      mirrors: Whether the one-call estimate is averaged over the eight mirror
+        images of the problem (the laws of imaging do not change under them, the
+        network's answer does a little).
+    """
+
+    window: int = 128
+    cg_iters: int = 8
+    mean_cg_iters: int = 20
+    mirrors: bool = True
+
+
+class Knobs(NamedTuple):
+    """Numbers of a sampler that do not recompile it.
+
+    Attributes:
+      eta: Share of fresh noise in a step, in [0, 1].
+      prior_precision: lambda_c, factor on the metric of the guess.
+      consistency_from: Largest noise level at which the data pull.
+    """
+
+    eta: float = 0.85
+    prior_precision: float = 1.0
+    consistency_from: float = 80.0
+
+
+def check_options(options: Options, network: Network) -> None:
+    """Refuses a window that the network or the blending cannot take.
+
+    Raises:
+      InputError: Not a multiple of the network's, or not above the overlap.
+    """
+    multiple, window = network.config.multiple, options.window
+    if window % multiple or window <= tiling.OVERLAP:
+        raise InputError(
+            f"options.window: expected a multiple of {multiple} above "
+            f"{tiling.OVERLAP}, got {window}; {16 * multiple} is such a number"
+        )
+
+
+def frame_of(
+    ready: condition.Prepared, scale: condition.ResidualScale
+) -> consistency.ResidualFrame:
+    """Units in which the network sees the series."""
+    unit = ready.level * scale(ready.features)
+    return consistency.ResidualFrame(ready.tikhonov, unit, ready.tilts, ready.weight)
+
+
+def denoiser(
+    network: Network,
+    params: dict,
+    ready: condition.Prepared,
+    geometry: TiltGeometry,
+    window: int,
+):
+    """``(x, sigma) -> x0`` over the field of view, in windows where needed.
+
+    x is ``[b, z, x, y]``, sigma a scalar.
+    """
+    estimate = geometry.crop(ready.tikhonov) / ready.level
+    seen = jnp.broadcast_to(geometry.crop(ready.coverage), estimate.shape)
+
+    def apply(x, sigma):
+        batch = x.shape[0]
+
+        def one_window(x, estimate, seen):
+            here = Condition(
+                estimate,
+                seen,
+                jnp.broadcast_to(ready.features, (batch, *ready.features.shape)),
+                jnp.ones((batch,)),
+            )
+            return parameterisation.denoise(
+                lambda scaled, level: network.apply(params, scaled, level, here),
+                x,
+                jnp.full((batch,), sigma),
+            )
+
+        fields = [x, *(jnp.broadcast_to(f, x.shape) for f in (estimate, seen))]
+        return tiling.apply_windowed(
+            one_window, fields, window=window, multiple=network.config.multiple
+        )
+
+    return apply
+
+
+def _mirror(volume: jax.Array, flips: jax.Array) -> jax.Array:
+    """Mirrors ``[z, x, y]`` along the axes whose flag is set, ``[3]``."""
+    for axis in range(3):
+        volume = jnp.where(flips[axis], jnp.flip(volume, axis), volume)
+    return volume
+
+
+@functools.partial(jax.jit, static_argnames=("network", "options"))
+def mean_estimate(
+    params: dict,
+    ready: condition.Prepared,
+    geometry: TiltGeometry,
+    scale: condition.ResidualScale,
+    metric: Metric,
+    *,
+    network: Network,
+    options: Options,
+) -> tuple[jax.Array, jax.Array]:
+    """The conditional mean by the network, and one projection update.
+
+    The denoiser at infinite noise is the conditional mean, averaged over mirror
+    images if asked for; the update pulls it to the tilts in the metric of its
+    error (P4).
+
+    Returns:
+      Wide normalised volumes ``[z, x, y]``: after and before the update.
+    """
+    frame = frame_of(ready, scale)
+    zeros = jnp.zeros((1, *geometry.crop(ready.tikhonov).shape))
+
+    def one_mirror(flips: jax.Array) -> jax.Array:
+        here = ready._replace(
+            tikhonov=_mirror(ready.tikhonov, flips),
+            coverage=_mirror(ready.coverage, flips),
+        )
+        guess = denoiser(network, params, here, geometry, options.window)
+        return _mirror(guess(zeros, parameterisation.SIGMA_MEAN)[0], flips)
+
+    flips = jnp.asarray(list(itertools.product((False, True), repeat=3)))
+    raw = lax.map(one_mirror, flips if options.mirrors else flips[:1])
+    before = consistency.to_volume(jnp.mean(raw, axis=0), frame, geometry)
+    after, _ = consistency.proximal_update(
+        before,
+        frame.tilts,
+        geometry,
+        frame.weight,
+        metric,
+        num_iters=options.mean_cg_iters,
+    )
+    return after, before
+
+
+def make_kernel(
+    params: dict,
+    ready: condition.Prepared,
+    geometry: TiltGeometry,
+    scale: condition.ResidualScale,
+    metric: Metric,
+    knobs: Knobs,
+    *,
+    network: Network,
+    options: Options,
+) -> algebra.Kernel:
+    """The default sampler: denoiser, proximal consistency in every step, DDIM."""
+    frame = frame_of(ready, scale)
+    guess = denoiser(network, params, ready, geometry, options.window)
+    data = consistency.proximal_consistency(
+        frame,
+        geometry,
+        Metric(
+            metric.smoothness * knobs.prior_precision,
+            metric.ridge * knobs.prior_precision,
+        ),
+        num_iters=options.cg_iters,
+    )
+    data = algebra.within(data, high=knobs.consistency_from)
+    predictor = algebra.constrain(algebra.predictor(guess), data)
+    return algebra.ddim(predictor, eta=knobs.eta)
+
+
+@functools.partial(jax.jit, static_argnames=("count", "fov"))
+def initial_state(
+    key: jax.Array, count: int, fov: tuple[int, int, int]
+) -> algebra.State:
+    """Start of ``count`` samples: noise ``[count, z, x, y]``, one key each.
+
+    Neither the denoiser nor the constraint of ``make_kernel`` remembers anything,
+    which the empty ``aux`` says.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+    noise = jax.vmap(lambda k: jax.random.normal(k, fov))(keys)
+    return algebra.State(schedule.SIGMA_MAX * noise, jnp.zeros_like(noise), ((), ()))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("network", "options", "steps"), donate_argnums=(1,)
+)
+def sample_chunk(
+    key: jax.Array,
+    state: algebra.State,
+    params: dict,
+    ready: condition.Prepared,
+    geometry: TiltGeometry,
+    scale: condition.ResidualScale,
+    metric: Metric,
+    knobs: Knobs,
+    sigmas: jax.Array,
+    start: jax.Array,
+    *,
+    network: Network,
+    options: Options,
+    steps: int,
+) -> tuple[algebra.State, algebra.Info]:
+    """``steps`` steps of the grid from step ``start`` on, one ``lax.scan``."""
+    kernel = make_kernel(
+        params,
+        ready,
+        geometry,
+        scale,
+        metric,
+        knobs,
+        network=network,
+        options=options,
+    )
+    return algebra.run_steps(kernel, key, state, sigmas, start, steps)
+
+
+@jax.jit
+def to_volumes(
+    residuals: jax.Array,
+    ready: condition.Prepared,
+    geometry: TiltGeometry,
+    scale: condition.ResidualScale,
+) -> jax.Array:
+    """Wide normalised volumes ``[b, z, x, y]`` of residuals."""
+    frame = frame_of(ready, scale)
+    return jax.vmap(lambda r: consistency.to_volume(r, frame, geometry))(residuals)
+
+
+@jax.jit
+def to_input_units(
+    volume: jax.Array, ready: condition.Prepared, geometry: TiltGeometry
+) -> jax.Array:
+    """Field of view ``[..., z, x, y]`` of wide normalised volumes, input units."""
+    units = ready.scaling
+    return geometry.crop(volume) * units.contrast + units.mean
+
+
+def draw_groups(
+    key: jax.Array,
+    params: dict,
+    ready: condition.Prepared,
+    geometry: TiltGeometry,
+    scale: condition.ResidualScale,
+    metric: Metric,
+    knobs: Knobs,
+    *,
+    network: Network,
+    options: Options,
+    num_samples: int,
+    num_steps: int,
+    report: Callable[[int, str], None],
+) -> Iterator[jax.Array]:
+    """Samples in groups of equal size, so that one program serves them all.
+
+    Args:
+      key, params, ready, geometry, scale, metric, knobs: As for ``sample_chunk``.
+      network, options: The same.
+      num_samples: Samples of all groups together.
+      num_steps: Noise levels.
+      report: Called with the sample-steps done and a message.
+
+    Yields:
+      Wide normalised volumes ``[group, z, x, y]``.
+    """
+    fov = (geometry.volume_shape[0], geometry.num_u, geometry.volume_shape[2])
+    group = _largest_divisor(num_samples, BATCH_VOXELS // int(np.prod(fov)))
+    chunk = _largest_divisor(num_steps, CHUNK_STEPS)
+    sigmas = schedule.karras(num_steps)
+    # Arrays, not Python numbers: another value compiles nothing.
+    knobs = Knobs(*(jnp.float32(k) for k in knobs))
+    args = (params, ready, geometry, scale, metric, knobs, sigmas)
+    static = {"network": network, "options": options, "steps": chunk}
+    for first in range(0, num_samples, group):
+        begin, go_on = jax.random.split(jax.random.fold_in(key, first))
+        state = initial_state(begin, group, fov)
+        for start in range(0, num_steps, chunk):
+            state, _ = sample_chunk(go_on, state, *args, jnp.int32(start), **static)
+            jax.block_until_ready(state.x)
+            done = first * num_steps + (start + chunk) * group
+            report(done, f"sampling {first + group} of {num_samples}")
+        yield to_volumes(state.x, ready, geometry, scale)
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    """Largest divisor of a positive number that is at most ``most``, at least 1."""
+    sizes = range(1, max(1, min(number, most)) + 1)
+    return max(size for size in sizes if number % size == 0)

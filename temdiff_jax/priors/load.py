@@ -1,0 +1,240 @@
+"""Reads and writes a released prior: one .safetensors and one JSON card.
+
+The sha256 of every shipped file is pinned in ``registry.json`` and computed before
+anything is parsed; a prior given by its path is checked against its own card.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from temdiff_jax.condition import ResidualScale
+from temdiff_jax.io import write
+from temdiff_jax.model import NUM_FEATURES, Network, NetworkConfig, make_network
+from temdiff_jax.projector.quadratic import Metric
+from temdiff_jax.types import InputError
+
+FORMAT_VERSION = 1
+MAX_BYTES = 4 * 2**30
+
+
+class Prior(NamedTuple):
+    """A network with its weights and what is needed to use it.
+
+    Attributes:
+      network: Pure functions.
+      params: Weights, float32, plain nested dicts.
+      residual_scale: Spread of the residual by range, noise, ...
+      metric_mean: Error precision of the one-call estimate (see consistency).
+      metric_sample: The same for guesses inside the sampler, at infinite noise.
+      card: The JSON card.
+      sha256: Of the weight file.
+    """
+
+    network: Network
+    params: dict
+    residual_scale: ResidualScale
+    metric_mean: Metric
+    metric_sample: Metric
+    card: dict[str, Any]
+    sha256: str
+
+
+def _registry() -> dict[str, dict[str, str]]:
+    """Shipped priors; none before the first export."""
+    pins = resources.files("temdiff_jax.priors").joinpath("registry.json")
+    return json.loads(pins.read_text())["priors"] if pins.is_file() else {}
+
+
+def prior_names() -> list[str]:
+    """Names of the priors that ship with the package."""
+    return sorted(_registry())
+
+
+def load_prior(name: str | Path = "default") -> Prior:
+    """Loads a shipped prior by name, or any prior by the path of its weights.
+
+    Args:
+      name: A name of ``prior_names()`` or a ``.safetensors`` file with its card
+        (same name, ``.json``) beside it.
+
+    Returns:
+      The prior; loading the same file twice returns the same object.
+
+    Raises:
+      InputError: Unknown name, missing card, other format version, checksum or
+        tensor mismatch.
+    """
+    registry = _registry()
+    if str(name) in registry:
+        entry = registry[str(name)]
+        folder = resources.files("temdiff_jax.priors").joinpath("default")
+        with resources.as_file(folder.joinpath(entry["file"])) as path:
+            return _load(path, entry["sha256"], path.stat().st_mtime_ns)
+    path = Path(name)
+    if path.suffix != ".safetensors":
+        raise InputError(
+            f"prior: expected one of {sorted(registry)} or a .safetensors file, got "
+            f"{str(name)!r}; see `temdiff priors list`"
+        )
+    if not path.is_file():
+        raise InputError(f"prior: expected the file {path}, found none; check the path")
+    return _load(path, None, path.stat().st_mtime_ns)
+
+
+def range_verdict(prior: Prior, angles_deg: np.ndarray) -> str:
+    """Whether the prior saw such a range in training, in words."""
+    seen = prior.card.get("half_range_deg")
+    half = 0.5 * float(np.max(angles_deg) - np.min(angles_deg))
+    if seen is None:
+        return "unknown"
+    inside = seen[0] <= half <= seen[1]
+    return "inside" if inside else f"outside: {half:g} of {seen} degrees half-range"
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: Path, pinned: str | None, modified: int) -> Prior:
+    del modified  # part of the cache key: a file that changed is read again
+    card = _read_card(path.with_suffix(".json"))
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise InputError(
+            f"prior: expected weights of at most {MAX_BYTES} bytes, got {size} in "
+            f"{path.name}; this is not a prior"
+        )
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    expected = pinned or card.get("sha256")
+    if digest != expected:
+        raise InputError(
+            f"prior: expected sha256 {expected} for {path.name}, got {digest}; the "
+            "file is damaged or not the one of this card: fetch it again"
+        )
+    try:
+        tensors = safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+        raise InputError(
+            f"prior: expected safetensors weights in {path.name}, got {error}; fetch "
+            "the file again"
+        ) from error
+    try:
+        config, scale = _network_config(card), _residual_scale(card)
+        metrics = [_metric(card[f"metric_{use}"]) for use in ("mean", "sample")]
+        network = make_network(config)
+        abstract = jax.eval_shape(network.init, jax.random.key(0))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"prior: expected a network, a scale and metrics in the card of "
+            f"{path.name}, got {str(error).splitlines()[0]}; fetch the file again"
+        ) from error
+    params = _unflatten(tensors, abstract, path.name)
+    return Prior(network, params, scale, metrics[0], metrics[1], card, digest)
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"prior: expected the card {path.name} beside the weights, found none; "
+            "keep the two files together"
+        ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"prior: expected a JSON card in {path.name}, got unreadable text; fetch "
+            "the file again"
+        ) from error
+    version = card.get("format_version") if isinstance(card, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"prior: expected format version {FORMAT_VERSION}, got {version} in "
+            f"{path.name}; use the release of temdiff_jax that wrote it"
+        )
+    required = {"network", "residual_scale", "metric_mean", "metric_sample"}
+    missing = required - card.keys()
+    if missing:
+        raise InputError(
+            f"prior: expected the fields {sorted(required)} in {path.name}, missing "
+            f"{sorted(missing)}; fetch the file again"
+        )
+    return card
+
+
+def _residual_scale(card: dict[str, Any]) -> ResidualScale:
+    scale = card["residual_scale"]
+    slopes = jnp.asarray(scale["slopes"], jnp.float32)
+    if slopes.shape != (NUM_FEATURES,):
+        raise ValueError(f"residual_scale with {slopes.size} slopes")
+    return ResidualScale(jnp.float32(scale["intercept"]), slopes)
+
+
+def _metric(values: dict[str, Any]) -> Metric:
+    return Metric(**{name: jnp.float32(value) for name, value in values.items()})
+
+
+def _network_config(card: dict[str, Any]) -> NetworkConfig:
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in card["network"].items()
+    }
+    return NetworkConfig(**values)
+
+
+def _unflatten(tensors: dict[str, np.ndarray], abstract: dict, name: str) -> dict:
+    """Nested float32 weights, after comparing every leaf with the architecture."""
+    flat, tree = jax.tree_util.tree_flatten_with_path(abstract)
+    expected = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in flat
+    }
+    for key in sorted(expected.keys() | tensors.keys()):
+        want = expected.get(key)
+        got = tensors[key].shape if key in tensors else None
+        if want != got:
+            raise InputError(
+                f"prior: tensor {key} of {name}: expected shape {want}, got {got}; "
+                "weights and card do not belong together"
+            )
+    leaves = [jnp.asarray(tensors[key], jnp.float32) for key in expected]
+    return jax.tree_util.tree_unflatten(tree, leaves)
+
+
+def save_prior(
+    path: str | Path, params: dict, card: dict[str, Any], *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Writes weights (float16) and card; returns the card with its sha256.
+
+    Args:
+      path: ``.safetensors`` target; the card goes beside it as ``.json``.
+      params: Nested weights.
+      card: Everything but ``format_version`` and ``sha256``.
+      overwrite: Replace existing files.
+    """
+    path = Path(path)
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    tensors = {
+        jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(
+            leaf, np.float16
+        )
+        for p, leaf in flat
+    }
+    data = safetensors.numpy.save(tensors)
+    card = {
+        "format_version": FORMAT_VERSION,
+        **card,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    write.write_bytes(path, data, overwrite=overwrite)
+    write.write_json(path.with_suffix(".json"), card, overwrite=overwrite)
+    return card

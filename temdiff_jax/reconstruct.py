@@ -1,0 +1,397 @@
+"""From tilts and angles to a volume with its uncertainty, in the input's units."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import numbers
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from temdiff_jax import condition, intensity, layout, posterior
+from temdiff_jax.baselines.tikhonov import TikhonovSettings, settings_for
+from temdiff_jax.geometry import CONVENTION, TiltGeometry
+from temdiff_jax.io import tilt_series
+from temdiff_jax.priors import Prior, load_prior, range_verdict
+from temdiff_jax.types import InputError
+
+SAMPLERS = ("default", "mean")
+DEFAULT_SAMPLES = 8
+DEFAULT_STEPS = 25
+# The noise of a tilt is estimated from second differences along both axes.
+MIN_PIXELS = 3
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A reconstruction; volumes ``[z, y, x]``, tilts ``[n_tilts, y, x]``, float32.
+
+    Everything per tilt is in the order of the tilts that were given.
+
+    Attributes:
+      mean: Mean of the posterior samples (the one-call estimate for "mean").
+      std: Standard deviation over the samples; zeros for "mean".
+      samples: ``[s, z, y, x]`` when asked for.
+      tikhonov: The quadratic estimate from the same tilts, for comparison.
+      reprojection: Projection of ``mean`` (margin included), input units.
+      residual: ``reprojection`` minus measured line integrals.
+      chi2: Per tilt, mean squared residual over noise variance; 1 is the noise.
+      weights: Data precision per tilt, inverse squared input units, ``[n_tilts]``.
+      provenance: JSON-ready record of everything that led here.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    samples: np.ndarray | None
+    tikhonov: np.ndarray
+    reprojection: np.ndarray
+    residual: np.ndarray
+    chi2: np.ndarray
+    weights: np.ndarray
+    provenance: dict[str, Any]
+
+
+class _Choices(NamedTuple):
+    """How to reconstruct, checked."""
+
+    prior: Prior
+    sampler: str
+    num_samples: int
+    num_steps: int
+    key: jax.Array
+    options: posterior.Options
+    knobs: posterior.Knobs
+
+
+class _Job(NamedTuple):
+    """A checked series by ascending angle; ``rows`` leads back to the order given."""
+
+    series: tilt_series.TiltSeries
+    rows: np.ndarray
+    geometry: TiltGeometry
+    tilts: np.ndarray
+    trust: np.ndarray
+    intensity: dict[str, Any]
+
+
+class _Drawn(NamedTuple):
+    """Samples ``[s, z, x, y]``, input units; their mean, wide and normalised."""
+
+    kept: np.ndarray
+    wide: jax.Array
+
+
+def reconstruct(
+    tilts: ArrayLike,
+    angles: ArrayLike,
+    *,
+    thickness: int | None = None,
+    prior: str | Path | Prior = "default",
+    sampler: str = "default",
+    num_samples: int | None = DEFAULT_SAMPLES,
+    num_steps: int | None = None,
+    key: int | jax.Array = 0,
+    voxel_size_angstrom: float | None = None,
+    log: str = "off",
+    contrast: str = "auto",
+    tilt_weights: ArrayLike | None = None,
+    keep_samples: bool = False,
+    options: posterior.Options | None = None,
+    knobs: posterior.Knobs | None = None,
+    on_progress: Progress | None = None,
+) -> Result:
+    """Reconstructs a volume from a tilt series of any range.
+
+    Args:
+      tilts: Line integrals ``[n_tilts, y, x]``, tilt axis along y, aligned; any
+        unit (see ``log`` for intensities).
+      angles: Degrees, one per tilt, in any order.
+      thickness: Slab thickness in voxels; default the tilts' width.
+      prior: Name or path of a released prior, or a loaded one.
+      sampler: "default" draws posterior samples; "mean" is the one-call estimate.
+      num_samples: Posterior samples; their mean and spread are returned.
+      num_steps: Noise levels of the sampler, default 25.
+      key: Seed or typed JAX key.
+      voxel_size_angstrom: Recorded in the provenance.
+      log: "off": tilts are line integrals; "on": bright-field intensities, of
+        which -log is taken; "auto" decides by the data and records its verdict.
+      contrast: Sense of dense matter in the line integrals: "bright", "dark" or
+        "auto" (skewness); the volume keeps the sense of the tilts.
+      tilt_weights: Trust in each tilt, [0, 1]; 0 leaves it out.
+      keep_samples: Return all samples.
+      options, knobs: Of the sampler; see ``posterior``.
+      on_progress: Called with (done, total, message) as work proceeds.
+
+    Raises:
+      InputError: Anything wrong with the input; one line with expected, got and
+        what to do.
+    """
+    started = time.monotonic()
+    choices = _choose(prior, sampler, num_samples, num_steps, key, options, knobs)
+    job = _enter(
+        tilts, angles, thickness, voxel_size_angstrom, log, contrast, tilt_weights
+    )
+    report = on_progress or _silent
+    mean_only = choices.sampler == "mean"
+    total = 2 if mean_only else 1 + choices.num_samples * choices.num_steps
+    report(0, total, "quadratic estimate")
+    settings = settings_for(job.series.angles_deg)
+    ready = _prepare_series(
+        layout.tilts_to_core(job.tilts),
+        job.geometry,
+        jnp.float32(settings.smoothness),
+        jnp.float32(settings.ridge),
+        jnp.asarray(job.trust),
+        num_iters=settings.num_iters,
+    )
+    jax.block_until_ready(ready.tikhonov)
+    report(1, total, "compiling the sampler (first run)")
+    draw = _call_once if mean_only else _draw_samples
+    drawn = draw(choices, ready, job.geometry, lambda n, text: report(n, total, text))
+    provenance = _provenance(choices, job, settings, time.monotonic() - started)
+    return _leave(drawn, ready, job, keep_samples, provenance)
+
+
+def _silent(done: int, total: int, message: str) -> None:
+    """Reports to nobody."""
+
+
+def _choose(
+    prior: str | Path | Prior,
+    sampler: str,
+    num_samples: int | None,
+    num_steps: int | None,
+    key: int | jax.Array,
+    options: posterior.Options | None,
+    knobs: posterior.Knobs | None,
+) -> _Choices:
+    """Checks everything but the data, the prior last since it is read from disk."""
+    if sampler not in SAMPLERS:
+        raise InputError(
+            f"sampler: expected one of {list(SAMPLERS)}, got {sampler!r}; choose one"
+        )
+    samples = DEFAULT_SAMPLES if num_samples is None else num_samples
+    steps = DEFAULT_STEPS if num_steps is None else num_steps
+    samples = _check_count("num_samples", samples, 1)
+    steps = _check_count("num_steps", steps, 2)
+    if sampler == "mean":
+        samples = steps = 1
+    seed = _check_key(key)
+    knobs = knobs or posterior.Knobs()
+    options = options or posterior.Options()
+    loaded = prior if isinstance(prior, Prior) else load_prior(prior)
+    posterior.check_options(options, loaded.network)
+    return _Choices(loaded, sampler, samples, steps, seed, options, knobs)
+
+
+def _check_count(name: str, value: object, smallest: int) -> int:
+    """A whole number of at least ``smallest``."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if isinstance(value, numbers.Integral) and whole and int(value) >= smallest:
+        return int(value)
+    raise InputError(
+        f"{name}: expected a whole number of at least {smallest}, got {value!r}; "
+        "pass such a number or leave it out"
+    )
+
+
+def _check_key(key: object) -> jax.Array:
+    """A typed key from a seed or from itself."""
+    if isinstance(key, numbers.Integral):
+        return jax.random.key(int(key))
+    typed = jax.dtypes.prng_key
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, typed) and not key.ndim:
+        return key
+    raise InputError(
+        f"key: expected a whole number or one typed JAX key, got {key!r:.60}; pass "
+        "for example key=0"
+    )
+
+
+def _enter(
+    tilts: ArrayLike,
+    angles: ArrayLike,
+    thickness: int | None,
+    voxel_size_angstrom: float | None,
+    log: str,
+    contrast: str,
+    tilt_weights: ArrayLike | None,
+) -> _Job:
+    """Checks the data and turns them so that dense matter is bright."""
+    series = tilt_series.tilt_series_from_arrays(
+        np.asarray(tilts), np.asarray(angles), voxel_size_angstrom=voxel_size_angstrom
+    )
+    num, height, width = series.tilts.shape
+    if min(height, width) < MIN_PIXELS:
+        raise InputError(
+            f"tilts: expected at least {MIN_PIXELS} x {MIN_PIXELS} pixels, got "
+            f"{height} x {width}; pass whole tilts, not rows"
+        )
+    depth = width if thickness is None else _check_count("thickness", thickness, 1)
+    geometry = TiltGeometry.from_degrees(
+        series.angles_deg, thickness=depth, width=width, height=height
+    )
+    prepared, record = intensity.to_dense_bright(
+        series.tilts, series.angles_deg, log=log, contrast=contrast
+    )
+    # The series was sorted by angle, stably, as here.
+    order = np.argsort(np.asarray(angles, np.float64).ravel(), kind="stable")
+    trust = _trust(tilt_weights, num)[order]
+    return _Job(series, np.argsort(order), geometry, prepared, trust, record)
+
+
+def _trust(tilt_weights: ArrayLike | None, num: int) -> np.ndarray:
+    """Weights ``[n_tilts]`` float32, ones where nothing is said."""
+    if tilt_weights is None:
+        return np.ones(num, np.float32)
+    trust = np.asarray(tilt_weights, np.float32)
+    usable = trust.shape == (num,) and bool(np.all(np.isfinite(trust)))
+    if not usable or trust.min() < 0 or trust.max() <= 0:
+        raise InputError(
+            f"tilt_weights: expected {num} numbers of zero or more, not all zero, got "
+            f"{tilt_weights!r:.60}; give one weight per tilt, 0 to leave it out"
+        )
+    return trust
+
+
+@functools.partial(jax.jit, static_argnames=("num_iters",))
+def _prepare_series(
+    tilts: jax.Array,
+    geometry: TiltGeometry,
+    smoothness: Any,
+    ridge: Any,
+    valid: jax.Array,
+    *,
+    num_iters: int,
+) -> condition.Prepared:
+    settings = TikhonovSettings(smoothness, ridge, num_iters)
+    return condition.prepare(tilts, geometry, settings, valid)
+
+
+def _call_once(
+    choices: _Choices,
+    ready: condition.Prepared,
+    geometry: TiltGeometry,
+    report: Callable[[int, str], None],
+) -> _Drawn:
+    """The one-call estimate, as the only sample."""
+    prior = choices.prior
+    wide, _ = posterior.mean_estimate(
+        prior.params,
+        ready,
+        geometry,
+        prior.residual_scale,
+        prior.metric_mean,
+        network=prior.network,
+        options=choices.options,
+    )
+    jax.block_until_ready(wide)
+    report(2, "done")
+    return _Drawn(
+        np.asarray(posterior.to_input_units(wide, ready, geometry))[None], wide
+    )
+
+
+def _draw_samples(
+    choices: _Choices,
+    ready: condition.Prepared,
+    geometry: TiltGeometry,
+    report: Callable[[int, str], None],
+) -> _Drawn:
+    """All samples, group after group."""
+    prior = choices.prior
+    groups = posterior.draw_groups(
+        choices.key,
+        prior.params,
+        ready,
+        geometry,
+        prior.residual_scale,
+        prior.metric_sample,
+        choices.knobs,
+        network=prior.network,
+        options=choices.options,
+        num_samples=choices.num_samples,
+        num_steps=choices.num_steps,
+        report=lambda done, text: report(1 + done, text),
+    )
+    kept, wide = [], jnp.zeros(geometry.volume_shape)
+    for volumes in groups:
+        wide = wide + jnp.sum(volumes, axis=0) / choices.num_samples
+        kept.append(np.asarray(posterior.to_input_units(volumes, ready, geometry)))
+    return _Drawn(np.concatenate(kept), wide)
+
+
+_judge = jax.jit(condition.judge)
+
+
+def _to_file(array: ArrayLike) -> np.ndarray:
+    """Core layout to file layout on the host, contiguous."""
+    return np.ascontiguousarray(np.swapaxes(np.asarray(array), -1, -2))
+
+
+def _leave(
+    drawn: _Drawn,
+    ready: condition.Prepared,
+    job: _Job,
+    keep_samples: bool,
+    provenance: dict[str, Any],
+) -> Result:
+    """Back to the sense, the layout and the order of the input."""
+    sign, rows = np.float32(job.intensity["sign"]), job.rows
+    projected, chi2 = _judge(drawn.wide, ready, job.geometry)
+    reprojection = sign * _to_file(projected)[rows]
+    tikhonov = posterior.to_input_units(ready.tikhonov, ready, job.geometry)
+    mean = drawn.kept.mean(axis=0)
+    # Unbiased; a single sample has no spread.
+    spread = drawn.kept.std(axis=0, ddof=min(1, len(drawn.kept) - 1))
+    weights = np.asarray(ready.weight)[:, 0, 0] / float(ready.scaling.contrast) ** 2
+    return Result(
+        mean=sign * _to_file(mean),
+        std=_to_file(spread),
+        samples=sign * _to_file(drawn.kept) if keep_samples else None,
+        tikhonov=sign * _to_file(tikhonov),
+        reprojection=reprojection,
+        residual=reprojection - sign * job.tilts[rows],
+        chi2=np.asarray(chi2)[rows],
+        weights=weights[rows],
+        provenance=provenance,
+    )
+
+
+def _provenance(
+    choices: _Choices, job: _Job, settings: TikhonovSettings, seconds: float
+) -> dict[str, Any]:
+    """JSON-ready record of a run."""
+    series, prior = job.series, choices.prior
+    return {
+        "convention": CONVENTION,
+        "sampler": choices.sampler,
+        "num_samples": choices.num_samples,
+        "num_steps": choices.num_steps,
+        "key": [int(k) for k in np.ravel(jax.random.key_data(choices.key))],
+        "thickness": job.geometry.volume_shape[0],
+        "lateral_margin": job.geometry.margin,
+        "voxel_size_angstrom": series.voxel_size_angstrom,
+        "angles_deg": [float(a) for a in series.angles_deg[job.rows]],
+        "tilt_weights": [float(t) for t in job.trust[job.rows]],
+        "intensity": job.intensity,
+        "options": choices.options._asdict(),
+        "knobs": {k: float(v) for k, v in choices.knobs._asdict().items()},
+        "tikhonov": settings._asdict(),
+        "prior": {"name": prior.card.get("name"), "sha256": prior.sha256},
+        "calibrated": False,
+        "range_seen_in_training": range_verdict(prior, series.angles_deg),
+        "warnings": list(series.warnings),
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "seconds": seconds,
+    }
