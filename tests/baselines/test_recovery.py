@@ -34,7 +34,7 @@ def test_fbp_has_the_right_scale(full):
     assert psnr(volume, full.volume) > 28.0
 
 
-@pytest.mark.parametrize("method", sorted(baselines.__all__))
+@pytest.mark.parametrize("method", ["fbp", "sirt"])
 def test_axes_and_signs(method, narrow):
     # Every axis and sense of the file layout has its own answer: mirrored along z or
     # x, or with y reversed, the specimen is another one.

@@ -3,12 +3,16 @@ import importlib.resources
 import numpy as np
 import pytest
 
-from launch import prepare_needle
 from temdiff_jax.io import tilt_series
 from temdiff_jax.types import InputError
 
 
-def test_vacuum_is_found_beside_specimen_and_spikes():
+@pytest.fixture(scope="module")
+def prepare_needle(load_program):
+    return load_program("launch.prepare_needle")
+
+
+def test_vacuum_is_found_beside_specimen_and_spikes(prepare_needle):
     generator = np.random.default_rng(0)
     vacuum = generator.normal(25.0, 4.0, 6000)
     specimen = generator.uniform(100.0, 50000.0, 3000)
@@ -16,7 +20,7 @@ def test_vacuum_is_found_beside_specimen_and_spikes():
     assert abs(level - 25.0) < 0.5
 
 
-def test_fill_is_told_from_vacuum():
+def test_fill_is_told_from_vacuum(prepare_needle):
     generator = np.random.default_rng(1)
     image = np.rint(generator.normal(25.0, 4.0, (40, 50)))
     image[:, :6] = 4.0
@@ -25,7 +29,7 @@ def test_fill_is_told_from_vacuum():
     assert not filled[:, 7:].any()
 
 
-def test_the_first_row_lies_beyond_the_fill_in_every_tilt():
+def test_the_first_row_lies_beyond_the_fill_in_every_tilt(prepare_needle):
     filled = np.zeros((3, 64, 80), bool)
     filled[1, :5] = True
     filled[2, 60:] = True  # at the far end, beyond the tip
@@ -34,7 +38,7 @@ def test_the_first_row_lies_beyond_the_fill_in_every_tilt():
     assert prepare_needle.first_complete_row(np.zeros((1, 8, 8), bool)) == 0
 
 
-def test_an_axis_on_row_n_half_comes_to_the_centre():
+def test_an_axis_on_row_n_half_comes_to_the_centre(prepare_needle):
     # A point on the axis, wherever the stage turns: row 32 of 64 in the source.
     tilts = np.random.default_rng(2).normal(30.0, 2.0, (2, 64, 64))
     tilts[:, 32, 20:60] += 4000.0
@@ -52,7 +56,7 @@ def test_an_axis_on_row_n_half_comes_to_the_centre():
     )
 
 
-def test_counts_that_do_not_fit_are_refused():
+def test_counts_that_do_not_fit_are_refused(prepare_needle):
     tilts = np.random.default_rng(2).normal(30.0, 2.0, (1, 64, 64))
     tilts[:, 20:44] += 70000.0
     with pytest.raises(InputError, match="larger --bin"):
