@@ -63,7 +63,7 @@ def to_dense_bright(
         log == "auto" and looks_like_bright_field(tilts, angles_deg)
     )
     out = np.asarray(tilts, np.float32)
-    reference = None
+    reference, source = None, None
     if take_log:
         middle = float(np.median(out))
         if middle <= 0:
@@ -71,7 +71,9 @@ def to_dense_bright(
                 f"log: expected positive intensities, got a median of {middle:g}; "
                 "pass log='off' for line integrals"
             )
-        reference = float(np.percentile(out, 99.9))
+        reference, source = incident_intensity(
+            np.maximum(out, DARK_FRACTION * middle), angles_deg
+        )
         out = -np.log(np.maximum(out, DARK_FRACTION * middle) / reference)
         sense = "bright" if contrast == "auto" else contrast
     elif contrast == "auto":
@@ -83,11 +85,35 @@ def to_dense_bright(
         "log": "on" if take_log else "off",
         "log_chosen_by": "data" if log == "auto" else "caller",
         "log_reference": reference,
+        "log_reference_from": source,
         "dense_is": sense,
         "dense_chosen_by": "data" if contrast == "auto" else "caller",
         "sign": sign,
     }
     return (sign * out).astype(np.float32), record
+
+
+def incident_intensity(tilts: np.ndarray, angles_deg: np.ndarray) -> tuple[float, str]:
+    """Intensity without a specimen, which no image of a wide slab shows.
+
+    In a slab the mean of ln I falls in proportion to the path 1/cos(theta); its
+    value at path zero is ln I0.  Where the range is too small for that, or the
+    slope says otherwise, the brightest pixels stand in.
+
+    Args:
+      tilts: ``[n_tilts, y, x]`` positive intensities.
+      angles_deg: Degrees.
+
+    Returns:
+      The intensity and where it comes from.
+    """
+    path = 1.0 / np.cos(np.deg2rad(np.clip(angles_deg, -80, 80)))
+    if path.max() - path.min() >= MIN_THICKNESS_SPREAD:
+        level = np.log(tilts).mean(axis=(1, 2), dtype=np.float64)
+        slope, start = np.polyfit(path, level, 1)
+        if slope < 0:
+            return float(np.exp(start)), "fit of a slab"
+    return float(np.percentile(tilts, 99.9)), "brightest pixels"
 
 
 def skewness(tilts: np.ndarray) -> float:

@@ -258,7 +258,8 @@ def _trust(tilt_weights: ArrayLike | None, num: int) -> np.ndarray:
     if not usable or trust.min() < 0 or trust.max() <= 0:
         raise InputError(
             f"tilt_weights: expected {num} numbers of zero or more, not all zero, got "
-            f"{tilt_weights!r:.60}; give one weight per tilt, 0 to leave it out"
+            f"{trust.ravel()[:5].tolist()} of shape {list(trust.shape)}; give one "
+            "weight per tilt, 0 to leave it out"
         )
     return trust
 

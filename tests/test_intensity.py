@@ -102,3 +102,16 @@ def test_unknown_choice_is_refused_with_the_known_ones(integrals, options, named
 def test_logarithm_of_what_is_not_positive_is_refused(integrals):
     with pytest.raises(InputError, match="positive intensities.*log='off'"):
         prepare(-integrals, log="on")
+
+
+def test_incident_intensity_of_a_slab_is_found_although_no_pixel_shows_it():
+    angles = np.linspace(-60, 60, 25)
+    path = 1 / np.cos(np.deg2rad(angles))
+    grain = 0.05 * np.random.default_rng(0).normal(size=(25, 8, 8))
+    tilts = 88.0 * np.exp(-0.8 * path[:, None, None] + grain)
+    level, source = intensity.incident_intensity(tilts, angles)
+    assert source == "fit of a slab"
+    assert level == pytest.approx(88.0, rel=0.03)
+    assert tilts.max() < 60
+    few = intensity.incident_intensity(tilts[11:14], angles[11:14])
+    assert few[1] == "brightest pixels"

@@ -6,7 +6,7 @@ full volumes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -113,10 +113,10 @@ def nearest_cell(cells: Cells, points: shapes.Points) -> tuple[Array, Array]:
     const = jnp.sum(shift * cells.centres, axis=-1) - cells.weights
 
     def power(i: int) -> tuple[Array, list[Array]]:
-        rows = [sum(metric[i, r, s] * points[s] for s in _AXES) for r in _AXES]
+        rows = [shapes.dot(metric[i, r], points) for r in _AXES]
         ramp = [rows[r] - 2.0 * shift[i, r] for r in _AXES]
         slope = [rows[r] - shift[i, r] for r in _AXES]
-        return sum(points[r] * ramp[r] for r in _AXES) + const[i], slope
+        return shapes.dot(points, ramp) + const[i], slope
 
     label = _nearest(lambda i: power(i)[0], count)
     least, second = jnp.float32(shapes.FAR), jnp.float32(shapes.FAR)
@@ -186,9 +186,8 @@ def nearest_body(
     half = 0.5 / jnp.mean(jnp.linalg.norm(bodies.frames, axis=-1), axis=-1)
 
     def measure(i: int) -> Array:
-        offset = [p - c for p, c in zip(points, bodies.centres[i], strict=True)]
-        frame = bodies.frames[i]
-        own = [sum(frame[r, s] * offset[s] for s in _AXES) for r in _AXES]
+        offset = shapes.minus(points, bodies.centres[i])
+        own = [shapes.dot(row, offset) for row in bodies.frames[i]]
         facet = None if bodies.facets is None else bodies.facets[i]
         return (_gauge_squared(own, facet) - 1.0) * half[i]
 
@@ -197,13 +196,13 @@ def nearest_body(
     second = _second(measure, count, index)
     frames = bodies.frames.reshape(count, 9).T
     mine = look_up(index, *bodies.centres.T, *frames)
-    offset = [p - c for p, c in zip(points, mine[:3], strict=True)]
-    own = [sum(mine[3 + 3 * r + s] * offset[s] for s in _AXES) for r in _AXES]
+    offset = shapes.minus(points, mine[:3])
+    own = [shapes.dot(mine[3 + 3 * r : 6 + 3 * r], offset) for r in _AXES]
     facet = None if bodies.facets is None else look_up(index, bodies.facets)[0]
     square = _gauge_squared(own, facet)
     least = (square - 1.0) * look_up(index, half)[0]
     gauge = jnp.sqrt(square + 1e-5)
-    reach = jnp.sqrt(sum(o * o for o in offset) + 1e-3)
+    reach = jnp.sqrt(shapes.dot(offset, offset) + 1e-3)
     distance = reach - reach / gauge
     distance = jnp.maximum(distance, 0.5 * (least - second))
     distance, *own = shapes.stored(distance, *own)
@@ -212,7 +211,7 @@ def nearest_body(
 
 def _gauge_squared(own: list[Array], facet: Array | None) -> Array:
     """Square of a body's gauge: 1 on its surface, 0 at its centre."""
-    ellipsoid = sum(o * o for o in own)
+    ellipsoid = shapes.dot(own, own)
     if facet is None:
         return ellipsoid
     size = [jnp.abs(o) for o in own]
@@ -241,8 +240,9 @@ def nearest_sphere(
         index: int32.
     """
 
-    def square(centre: Sequence[Array]) -> Array:
-        return sum((p - c) ** 2 for p, c in zip(points, centre, strict=True))
+    def square(centre: shapes.Triple) -> Array:
+        offset = shapes.minus(points, centre)
+        return shapes.dot(offset, offset)
 
     half_curvature = 0.5 / radii
 

@@ -139,7 +139,11 @@ def _cross_section(
 
 
 def _strata(
-    draws: shapes.Draws, height: Array, low: float, high: float, count: int
+    draws: shapes.Draws,
+    height: Array,
+    low: Array | float,
+    high: Array | float,
+    count: int,
 ) -> Array:
     """Density of `count` strata with soft interfaces, from heights in voxels.
 

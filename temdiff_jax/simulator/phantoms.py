@@ -63,7 +63,7 @@ def random_phantom(
     k_kind, k_draw = jax.random.split(key)
     weights = jnp.asarray(probabilities, jnp.float32)
     kind = jax.random.categorical(k_kind, jnp.log(weights))
-    branches = [functools.partial(function, shape=shape) for _, function in PHANTOMS]
+    branches = [lambda key, draw=draw: draw(key, shape) for _, draw in PHANTOMS]
     return jax.lax.switch(kind, branches, k_draw)
 
 

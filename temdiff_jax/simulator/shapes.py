@@ -7,7 +7,7 @@ same function serves a whole grid and a short list of places.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from jax import Array
 from temdiff_jax import types
 
 Points = tuple[Array, Array, Array]
+Triple = Sequence[Array] | Array
 
 Shape = tuple[int, int, int]
 Phantom = Callable[[Array, Shape], Array]
@@ -134,6 +135,16 @@ def frames_along(draws: Draws, first: Array) -> Array:
     second = jnp.cross(first, draws.directions(first.shape[0]))
     second = second / (jnp.linalg.norm(second, axis=-1, keepdims=True) + 1e-6)
     return jnp.stack([first, second, jnp.cross(first, second)], axis=-2)
+
+
+def dot(left: Triple, right: Triple) -> Array:
+    """Scalar product of two triples, whose members broadcast."""
+    return left[0] * right[0] + left[1] * right[1] + left[2] * right[2]
+
+
+def minus(points: Points, centre: Triple) -> Points:
+    """Offsets of points from a place (z, x, y), which may differ per voxel."""
+    return points[0] - centre[0], points[1] - centre[1], points[2] - centre[2]
 
 
 def inside(distance: Array, scale: float = EDGE_SCALE) -> Array:

@@ -25,6 +25,13 @@ def _draw_warp(draws: shapes.Draws, wavelength: Array) -> shapes.Fields:
     )
 
 
+def _displaced(points: shapes.Points, shift: list[Array]) -> shapes.Points:
+    """Points moved by three volumes of displacements (voxels)."""
+    z, x, y = points
+    moved = shapes.stored(z + shift[0], x + shift[1], y + shift[2])
+    return moved[0], moved[1], moved[2]
+
+
 def _pick_inside(
     draws: shapes.Draws,
     cells: distances.Cells,
@@ -149,10 +156,10 @@ def tissue(key: Array, shape: shapes.Shape) -> Array:
     cells = distances.draw_cells(draws, shape, 23.0, 32)
     warp = _draw_warp(draws, 25.0 + 30.0 * look[0])
     bend = shapes.fields_on_grid(warp, shape)
-    fine = shapes.with_gradient(shapes.draw_fields(draws, 2, 17.0), 0)
-    fine = shapes.fields_on_grid(fine, shape)
+    texture = shapes.with_gradient(shapes.draw_fields(draws, 2, 17.0), 0)
+    fine = shapes.fields_on_grid(texture, shape)
     points = shapes.grid(shape)
-    moved = shapes.stored(*(p + b for p, b in zip(points, bend[:3], strict=True)))
+    moved = _displaced(points, bend[:3])
     wall, label = distances.nearest_cell(cells, moved)
 
     tones = draws.uniform(0.0, 1.0, (cells.centres.shape[0],)) ** 2
@@ -196,12 +203,11 @@ def vesicles(key: Array, shape: shapes.Shape) -> Array:
     radii = 3.0 + (largest - 3.0) * size
     content = draws.uniform(0.0, 1.0, (count,))
     fields = shapes.fields_on_grid(shapes.draw_fields(draws, 3, 26.0), shape)
-    sheet = shapes.with_gradient(shapes.draw_fields(draws, 1, 110.0), 0)
-    sheet = shapes.fields_on_grid(sheet, shape)
+    smooth = shapes.with_gradient(shapes.draw_fields(draws, 1, 110.0), 0)
+    sheet = shapes.fields_on_grid(smooth, shape)
     points = shapes.grid(shape)
     dent = 0.5 + 1.2 * look[0]
-    moved = (p + dent * f for p, f in zip(points, fields, strict=True))
-    moved = shapes.stored(*moved)
+    moved = _displaced(points, [dent * field for field in fields])
     distance, index = distances.nearest_sphere(places, radii, moved)
     radius, content = distances.look_up(index, radii, content)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import concurrent.futures
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -13,10 +13,12 @@ import numpy as np
 
 from temdiff_jax import condition
 from temdiff_jax.model import Network, make_network
+from temdiff_jax.priors import Prior
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.data import Batch, Block, BlockSource, cut_batch
 from temdiff_jax.training.step import TrainState, init_state, mean_ratio, train_step
+from temdiff_jax.types import InputError
 
 VALIDATION_PHASE = 2**31 - 1
 MAX_BAD_STEPS = 20
@@ -48,10 +50,12 @@ def train(
     workdir: str,
     log: Callable[[str], None] = print,
     max_minutes: float | None = None,
+    initial: Prior | None = None,
 ) -> TrainState:
     """Trains, or goes on training, until ``optim.num_steps``.
 
-    Order of resumption: the newest checkpoint of ``workdir``; else from scratch.
+    Order of resumption: the newest checkpoint of ``workdir``; else the weights of
+    ``initial``; else from scratch.
 
     Args:
       config: The run.
@@ -59,6 +63,7 @@ def train(
       workdir: Checkpoints go to ``workdir/checkpoints``.
       log: Receives one line at a time.
       max_minutes: Save and stop after this long.
+      initial: Released prior whose weights and residual scale a new run starts from.
 
     Returns:
       The last state.
@@ -74,7 +79,7 @@ def train(
     blocks_of = Phases(source)
     validation = _validation_batch(config, data_dir)
     checkpoints = Checkpoints(f"{workdir}/checkpoints", keep=config.keep_checkpoints)
-    state, scale = _begin(config, network, blocks_of, checkpoints, log)
+    state, scale = _begin(config, network, blocks_of, checkpoints, log, initial)
     key = jax.random.key(config.seed + 1)
     history: list[list[float]] = []
     bad = 0
@@ -144,11 +149,27 @@ def _begin(
     blocks_of: Callable[[int], list[Block]],
     checkpoints: Checkpoints,
     log: Callable[[str], None],
+    initial: Prior | None,
 ) -> tuple[TrainState, condition.ResidualScale]:
-    """The newest checkpoint, else a fresh state and a scale measured on phase 0."""
+    """The newest checkpoint, else initial weights, else a fresh state.
+
+    A fresh state has its residual scale measured on the blocks of phase 0.
+    """
     state = init_state(jax.random.key(config.seed), network, config.optim)
     latest = checkpoints.latest()
-    if latest is None:
+    if latest is None and initial is not None:
+        if initial.network.config != config.network:
+            raise InputError(
+                f"initial weights: expected the network {config.network}, got "
+                f"{initial.network.config}; use a configuration with that network"
+            )
+        log(f"no checkpoint: starting from the prior {initial.card.get('name')}")
+        # Copies, since a step gives its input away and the prior may be shared.
+        params = jax.tree.map(jnp.copy, initial.params)
+        ema = jax.tree.map(jnp.copy, initial.params)
+        state = state._replace(params=params, ema_params=ema)
+        scale = initial.residual_scale
+    elif latest is None:
         log("no checkpoint: training from scratch")
         scale = measure_residual_scale(blocks_of(0))
     else:
@@ -159,8 +180,8 @@ def _begin(
             jnp.float32(saved["intercept"]), jnp.asarray(saved["slopes"], jnp.float32)
         )
     log(f"residual scale: {float(scale.intercept):.3f} {np.asarray(scale.slopes)}")
-    params = sum(a.size for a in jax.tree.leaves(state.params))
-    log(f"parameters: {params / 1e6:.2f} M")
+    count = sum(a.size for a in jax.tree.leaves(state.params))
+    log(f"parameters: {count / 1e6:.2f} M")
     return state, scale
 
 

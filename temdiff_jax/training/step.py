@@ -131,7 +131,7 @@ def train_step(
     (loss, (losses, is_mean)), grads = jax.value_and_grad(objective, has_aux=True)(
         state.params
     )
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     accepted = jnp.isfinite(loss) & jnp.isfinite(norm)
     optimiser = make_optimiser(config)
 
