@@ -4,6 +4,8 @@ Command:
     python -m launch.train --config=configs/default_prior.py \\
         --data_dir=DATA --workdir=runs/default
 where DATA holds fib25_medulla/ and gala_medulla/ (see docs/training.md).
+
+Hardware: 2 cores of an Intel Xeon (Sapphire Rapids), shared with other work.
 """
 
 from temdiff_jax.model import NetworkConfig

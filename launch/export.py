@@ -11,6 +11,7 @@ A prior that ships with the package is also pinned:
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -74,10 +75,9 @@ def export(workdir: str, step: int | None, out: Path, name: str, extra: dict) ->
     meta = checkpoints.meta(step)
     config = meta["config"]
     network = make_network(NetworkConfig(**_tuples(config["network"])))
-    like = init_state(
-        jax.random.key(0), network, OptimConfig(**_tuples(config["optim"]))
-    )
-    state = checkpoints.restore(step, like)
+    optim = OptimConfig(**_tuples(config["optim"]))
+    fresh = functools.partial(init_state, network=network, config=optim)
+    state = checkpoints.restore(step, jax.eval_shape(fresh, jax.random.key(0)))
     checkpoints.close()
     ranges = [s["half_range_deg"] for s in config["data"]["scenarios"]]
     card = {

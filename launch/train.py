@@ -13,6 +13,8 @@ import dataclasses
 import difflib
 import importlib.util
 import sys
+import types
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,7 +88,7 @@ def _tuples(value):
 
 def _replace(config, names: list[str], value):
     name = names[0]
-    if not dataclasses.is_dataclass(config):
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise InputError(
             f"--set: expected a section before {name!r}, got a plain "
             f"{type(config).__name__}; shorten the name"
@@ -102,14 +104,25 @@ def _replace(config, names: list[str], value):
     old = getattr(config, name)
     if len(names) > 1:
         value = _replace(old, names[1:], value)
-    elif isinstance(old, float) and type(value) is int:
-        value = float(value)
-    elif type(value) is not type(old):
-        raise InputError(
-            f"--set: expected {name} of type {type(old).__name__} like {old!r:.60}, "
-            f"got {value!r}; correct the value"
-        )
+    else:
+        kinds = _kinds(config, name)
+        if float in kinds and type(value) is int:
+            value = float(value)
+        if type(value) not in kinds:
+            known = " or ".join(kind.__name__ for kind in kinds)
+            raise InputError(
+                f"--set: expected {name} of type {known} like {old!r:.60}, got "
+                f"{value!r}; correct the value"
+            )
     return dataclasses.replace(config, **{name: value})
+
+
+def _kinds(config, name: str) -> list[type]:
+    """Types that the annotation of a field allows."""
+    hint = typing.get_type_hints(type(config))[name]
+    union = isinstance(hint, types.UnionType)
+    kinds = typing.get_args(hint) if union else (hint,)
+    return [typing.get_origin(kind) or kind for kind in kinds]
 
 
 def main(argv: Sequence[str]) -> None:

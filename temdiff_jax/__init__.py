@@ -1,8 +1,8 @@
 """TEMDiff-style 3-D reconstruction from electron tilt series of any range.
 
-    from temdiff_jax import reconstruct
-    result = reconstruct(tilts, angles)      # [n_tilts, y, x], degrees
-    result.mean, result.std                  # [z, y, x]
+from temdiff_jax import reconstruct
+result = reconstruct(tilts, angles)      # [n_tilts, y, x], degrees
+result.mean, result.std                  # [z, y, x]
 """
 
 from temdiff_jax.geometry import TiltGeometry

@@ -20,6 +20,7 @@ from temdiff_jax.types import InputError
 
 ANGLES = np.array([-12.0, -5.0, 0.0, 6.0, 13.0])
 NUM, HEIGHT, WIDTH, THICKNESS = 5, 8, 12, 8
+SAMPLES, STEPS, GROUP = 4, 4, 2
 OPTIONS = posterior.Options(window=32, cg_iters=3, mean_cg_iters=4)
 CARD = {
     "name": "tiny",
@@ -64,14 +65,23 @@ def prior(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def two_at_a_time():
+    """Samples come in groups, as they do for volumes of a usual size."""
+    with pytest.MonkeyPatch.context() as patch:
+        voxels = GROUP * THICKNESS * HEIGHT * WIDTH
+        patch.setattr(posterior, "BATCH_VOXELS", voxels + 1)
+        yield
+
+
 @pytest.fixture
 def run(prior):
     def call(tilts=TILTS, angles=ANGLES, **options):
         settings = {
             "thickness": THICKNESS,
             "prior": prior,
-            "num_samples": 2,
-            "num_steps": 4,
+            "num_samples": SAMPLES,
+            "num_steps": STEPS,
             "contrast": "bright",
             "options": OPTIONS,
         }
@@ -87,8 +97,8 @@ def result(prior):
         ANGLES,
         thickness=THICKNESS,
         prior=prior,
-        num_samples=2,
-        num_steps=4,
+        num_samples=SAMPLES,
+        num_steps=STEPS,
         contrast="bright",
         options=OPTIONS,
         keep_samples=True,
@@ -105,7 +115,7 @@ def test_shapes_dtypes_and_finite_values(result):
     for name, volume in volumes(result).items():
         assert volume.shape == shape and volume.dtype == np.float32, name
         assert np.all(np.isfinite(volume)), name
-    assert result.samples.shape == (2, *shape)
+    assert result.samples.shape == (SAMPLES, *shape)
     assert result.reprojection.shape == result.residual.shape == TILTS.shape
     assert result.chi2.shape == result.weights.shape == (NUM,)
     assert np.all(result.chi2 > 0) and np.all(result.weights > 0)
@@ -113,9 +123,14 @@ def test_shapes_dtypes_and_finite_values(result):
 
 def test_mean_and_spread_are_those_of_the_samples(result):
     np.testing.assert_allclose(result.samples.mean(axis=0), result.mean, rtol=1e-5)
-    spread = np.abs(result.samples[0] - result.samples[1]) / np.sqrt(2)
-    np.testing.assert_allclose(result.std, spread, rtol=1e-3, atol=1e-4)
-    assert result.std.max() > 0
+    spread = result.samples.std(axis=0, ddof=1)
+    np.testing.assert_allclose(result.std, spread, rtol=1e-4, atol=1e-6)
+
+
+def test_samples_differ_within_a_group_and_between_groups(result):
+    first, second, third, _ = result.samples
+    assert np.max(np.abs(first - second)) > 1e-4
+    assert np.max(np.abs(first - third)) > 1e-4
 
 
 def test_residual_is_projected_minus_measured(result):
@@ -132,7 +147,7 @@ def test_provenance_is_plain_and_complete(result):
     assert record["voxel_size_angstrom"] == 20.0
     assert record["prior"]["name"] == "tiny" and len(record["prior"]["sha256"]) == 64
     assert record["range_seen_in_training"] == "inside"
-    assert (record["num_samples"], record["num_steps"]) == (2, 4)
+    assert (record["num_samples"], record["num_steps"]) == (SAMPLES, STEPS)
     assert record["options"]["window"] == 32 and record["knobs"]["eta"] == 0.85
     assert record["key"] == [0, 0] and record["thickness"] == THICKNESS
 
@@ -204,8 +219,10 @@ def test_progress_runs_from_nothing_to_the_total(run):
     run(on_progress=lambda done, total, message: calls.append((done, total, message)))
     done = [call[0] for call in calls]
     assert done[0] == 0 and done == sorted(set(done))
-    assert {call[1] for call in calls} == {9} and done[-1] == 9
-    assert calls[-1][2] == "sampling 2 of 2"
+    total = 1 + SAMPLES * STEPS
+    assert {call[1] for call in calls} == {total}
+    assert done == [0, 1, 1 + GROUP * STEPS, total]
+    assert calls[-1][2] == "sampling 4 of 4"
 
 
 def test_second_series_of_the_same_extents_compiles_nothing(run, result, caplog):
@@ -222,11 +239,11 @@ def test_second_series_of_the_same_extents_compiles_nothing(run, result, caplog)
     assert not compiled
 
 
-def test_samples_fall_into_groups_of_equal_size(run, result, monkeypatch):
-    monkeypatch.setattr(posterior, "BATCH_VOXELS", 1)
-    single = run(keep_samples=True)
-    assert single.samples.shape == result.samples.shape
-    assert np.max(np.abs(single.samples[0] - single.samples[1])) > 1e-4
+@pytest.mark.parametrize(
+    ("number", "most", "expected"), [(8, 3, 2), (8, 8, 8), (7, 4, 1), (6, 0, 1)]
+)
+def test_groups_are_of_equal_size(number, most, expected):
+    assert posterior._largest_divisor(number, most) == expected
 
 
 def test_loaded_prior_is_taken_as_it_is(run, prior, result):
@@ -245,8 +262,8 @@ FLAT[1] = 3.0
     ("change", "expected"),
     [
         ({"angles": ANGLES[:4]}, "one angle per tilt"),
-        ({"angles": np.full(NUM, np.nan)}, ""),
-        ({"angles": ANGLES * 10}, ""),
+        ({"angles": np.full(NUM, np.nan)}, "angle"),
+        ({"angles": ANGLES * 10}, "angle"),
         ({"tilts": NAN}, "NaN or Inf in 1 of"),
         ({"tilts": FLAT}, "the same value in every pixel"),
         ({"tilts": TILTS[0]}, "n_tilts, y, x"),

@@ -10,7 +10,7 @@ LOG_MODES = ("auto", "off", "on")
 TILT_AXES = ("y", "x")
 
 # What a first result costs on a CPU should be minutes, not an hour.
-_CPU_EFFORT = (2, 25)
+_CPU_EFFORT = (4, 12)
 _ACCELERATOR_EFFORT = (8, 50)
 
 

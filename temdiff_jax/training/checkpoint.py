@@ -74,10 +74,13 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> TrainState:
         """State of a step; trees, shapes and dtypes must be those of ``like``.
 
+        ``like`` may be abstract (``jax.eval_shape``); its leaves without a sharding
+        go to the first device, whatever device wrote them.
+
         Raises:
           InputError: A leaf differs; the message names it.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+        abstract = jax.tree.map(_abstract, like._asdict())
         stored = self._manager.item_metadata(step)["state"]
         _compare(abstract, stored)
         restored = self._manager.restore(
@@ -88,6 +91,13 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for writers and releases the folder."""
         self._manager.close()
+
+
+def _abstract(leaf) -> jax.ShapeDtypeStruct:
+    here = getattr(leaf, "sharding", None)
+    if here is None:
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
 
 def _leaves(tree) -> dict[str, tuple]:

@@ -55,7 +55,8 @@ class DataConfig:
       blocks_per_scenario: Blocks simulated per scenario and phase.
       steps_per_phase: Training steps on the blocks of one phase.
       block_width, block_height: Field of view of a simulated block, voxels.
-      crop: Extent of a training crop, voxels, a multiple of the network's.
+      crop: Extents (z, x, y) of a training crop, or the edge of a cube, multiples of
+        the network's; tall, since a narrow range smears along z.
       phantom_fraction: Share of blocks that are procedural phantoms.
       imaging: Ranges of the simulator.
     """
@@ -75,7 +76,7 @@ class DataConfig:
     steps_per_phase: int = 64
     block_width: int = 64
     block_height: int = 40
-    crop: int = 32
+    crop: int | tuple[int, int, int] = (64, 32, 32)
     phantom_fraction: float = 0.15
     imaging: ImagingConfig = ImagingConfig(exact_counts=False)
 
@@ -102,7 +103,7 @@ class OptimConfig:
     decay_steps: int = 2400
     clip_norm: float = 1.0
     ema_decay: float = 0.998
-    batch: int = 8
+    batch: int = 4
     mean_fraction: float = 0.75
     drop_condition: float = 0.08
 

@@ -210,19 +210,33 @@ class BlockSource:
         ]
 
 
+def extents(crop: int | tuple[int, int, int]) -> tuple[int, int, int]:
+    """A cube's edge, or three extents ``(z, x, y)``, as three extents."""
+    return (crop, crop, crop) if isinstance(crop, int) else crop
+
+
 def cut_batch(
-    blocks: list[Block], *, seed: int, step: int, batch: int, crop: int
+    blocks: list[Block],
+    *,
+    seed: int,
+    step: int,
+    batch: int,
+    crop: int | tuple[int, int, int],
 ) -> Batch:
     """Random crops of random blocks, a pure function of (seed, step)."""
     rng = np.random.Generator(np.random.Philox(key=[seed + 1, step]))
     chosen = rng.permutation(len(blocks))[:batch]
     if batch > len(blocks):
         chosen = rng.integers(len(blocks), size=batch)
+    sizes = extents(crop)
     rows = []
     for index in chosen:
         block = blocks[index]
-        start = [int(rng.integers(n - crop + 1)) for n in block.truth.shape]
-        cut = tuple(slice(s, s + crop) for s in start)
+        shape = block.truth.shape
+        start = [
+            int(rng.integers(n - c + 1)) for n, c in zip(shape, sizes, strict=True)
+        ]
+        cut = tuple(slice(s, s + c) for s, c in zip(start, sizes, strict=True))
         coverage = np.broadcast_to(block.coverage, block.truth.shape)[cut]
         rows.append((block.truth[cut], block.estimate[cut], coverage, block.features))
     return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))

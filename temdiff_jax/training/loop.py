@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 
@@ -16,7 +17,13 @@ from temdiff_jax.model import Network, make_network
 from temdiff_jax.priors import Prior
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import TrainConfig
-from temdiff_jax.training.data import Batch, Block, BlockSource, cut_batch
+from temdiff_jax.training.data import (
+    Batch,
+    Block,
+    BlockSource,
+    cut_batch,
+    extents,
+)
 from temdiff_jax.training.step import TrainState, init_state, mean_ratio, train_step
 from temdiff_jax.types import InputError
 
@@ -32,12 +39,14 @@ def measure_residual_scale(blocks: list[Block]) -> condition.ResidualScale:
     return condition.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
 
 
-def centre_crops(blocks: list[Block], crop: int) -> Batch:
+def centre_crops(blocks: list[Block], crop: int | tuple[int, int, int]) -> Batch:
     """The central crop of every block, as one batch."""
+    sizes = extents(crop)
     rows = []
     for block in blocks:
-        start = [(n - crop) // 2 for n in block.truth.shape]
-        cut = tuple(slice(s, s + crop) for s in start)
+        shape = block.truth.shape
+        start = [(n - c) // 2 for n, c in zip(shape, sizes, strict=True)]
+        cut = tuple(slice(s, s + c) for s, c in zip(start, sizes, strict=True))
         coverage = np.broadcast_to(block.coverage, block.truth.shape)[cut]
         rows.append((block.truth[cut], block.estimate[cut], coverage, block.features))
     return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))
@@ -155,7 +164,8 @@ def _begin(
 
     A fresh state has its residual scale measured on the blocks of phase 0.
     """
-    state = init_state(jax.random.key(config.seed), network, config.optim)
+    fresh = functools.partial(init_state, network=network, config=config.optim)
+    key = jax.random.key(config.seed)
     latest = checkpoints.latest()
     if latest is None and initial is not None:
         if initial.network.config != config.network:
@@ -167,14 +177,15 @@ def _begin(
         # Copies, since a step gives its input away and the prior may be shared.
         params = jax.tree.map(jnp.copy, initial.params)
         ema = jax.tree.map(jnp.copy, initial.params)
-        state = state._replace(params=params, ema_params=ema)
+        state = fresh(key)._replace(params=params, ema_params=ema)
         scale = initial.residual_scale
     elif latest is None:
         log("no checkpoint: training from scratch")
+        state = fresh(key)
         scale = measure_residual_scale(blocks_of(0))
     else:
         log(f"resuming from step {latest}")
-        state = checkpoints.restore(latest, state)
+        state = checkpoints.restore(latest, jax.eval_shape(fresh, key))
         saved = checkpoints.meta(latest)["residual_scale"]
         scale = condition.ResidualScale(
             jnp.float32(saved["intercept"]), jnp.asarray(saved["slopes"], jnp.float32)

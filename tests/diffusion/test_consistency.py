@@ -63,12 +63,10 @@ def test_residuals_and_volumes_are_inverse_and_the_margin_keeps_the_base(wide):
     np.testing.assert_allclose(back, residual, atol=1e-5)
 
 
-def pull(frame, geometry, metric, sigma, x0, num_iters=40):
-    rule = consistency.proximal_consistency(
-        frame, geometry, metric, num_iters=num_iters
-    )
-    out, _ = rule.apply(x0, jnp.float32(sigma), rule.init())
-    return out
+@jax.jit
+def pull(frame, geometry, metric, sigma, x0):
+    rule = consistency.proximal_consistency(frame, geometry, metric, num_iters=40)
+    return rule.apply(x0, sigma, rule.init())[0]
 
 
 def test_weight_zero_changes_nothing(wide):

@@ -79,7 +79,7 @@ def test_methods_come_under_their_names_in_the_order_asked():
 
 def test_baselines_reconstruct_without_a_prior(truth):
     tilts = runner.simulate_case(truth, ANGLES, 0)
-    for name, method in runner.standard_methods(["fbp", "tikhonov"]).items():
+    for name, method in runner.standard_methods(["fbp"]).items():
         volume = method(tilts, ANGLES, SHAPE[0])
         assert volume.shape == SHAPE and np.all(np.isfinite(volume)), name
 

@@ -52,6 +52,13 @@ def test_round_trip_is_bit_exact(opened):
         np.testing.assert_array_equal(got, expected)
 
 
+def test_shapes_alone_are_enough_to_restore(opened):
+    restored = opened.restore(7, jax.eval_shape(make_state))
+    for got, expected in zip(jax.tree.leaves(restored), jax.tree.leaves(make_state())):
+        np.testing.assert_array_equal(got, expected)
+        assert got.devices() == {jax.devices()[0]}
+
+
 def test_meta_comes_back_with_its_format_version(opened):
     assert opened.meta(7) == {"format_version": 1, **META}
 

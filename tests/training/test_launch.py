@@ -6,6 +6,7 @@ import pytest
 
 from launch import train
 from temdiff_jax.training.config import TrainConfig
+from temdiff_jax.training.data import extents
 from temdiff_jax.types import InputError
 
 CONFIG = TrainConfig()
@@ -21,6 +22,8 @@ CONFIG = TrainConfig()
         ("optim.learning_rate=2e-4", lambda c: c.optim.learning_rate, 2e-4),
         ("network.channels=[8, 16]", lambda c: c.network.channels, (8, 16)),
         ("data.sources=['a.npz:x']", lambda c: c.data.sources, ("a.npz:x",)),
+        ("data.crop=(16, 32, 32)", lambda c: c.data.crop, (16, 32, 32)),
+        ("data.crop=48", lambda c: c.data.crop, 48),
         ("data.imaging.mode='haadf'", lambda c: c.data.imaging.mode, "haadf"),
         ("data.imaging.mode=haadf", lambda c: c.data.imaging.mode, "haadf"),
     ],
@@ -45,6 +48,7 @@ def test_override_replaces_one_field(assignment, read, expected):
         ("optim.num_steps=many", "num_steps of type int like .*got 'many'"),
         ("optim.num_steps=2.5", "got 2.5"),
         ("optim=3", "optim of type OptimConfig"),
+        ("data.crop=wide", "crop of type int or tuple"),
         ("network.channels=8", "channels of type tuple"),
     ],
 )
@@ -57,7 +61,7 @@ def test_bad_override_is_refused(assignment, message):
 def test_configuration_of_the_shipped_prior_loads():
     config = train.load_config("configs/default_prior.py")
     assert isinstance(config, TrainConfig) and config.name == "default"
-    assert config.data.crop % config.network.multiple == 0
+    assert all(n % config.network.multiple == 0 for n in extents(config.data.crop))
 
 
 def test_missing_file_is_refused(tmp_path):

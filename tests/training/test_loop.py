@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from launch import export
 from temdiff_jax.model import NetworkConfig
 from temdiff_jax.priors import load_prior
 from temdiff_jax.simulator import ImagingConfig
-from temdiff_jax.training import loop
+from temdiff_jax.training import loop, step
 from temdiff_jax.training.config import DataConfig, OptimConfig, Scenario, TrainConfig
 from temdiff_jax.types import InputError
 
@@ -21,7 +22,10 @@ CONFIG = TrainConfig(
     data=DataConfig(
         sources=("a.npz:volume",),
         validation=("a.npz:volume",),
-        scenarios=(Scenario(half_range_deg=(5.0, 8.0), num_tilts=5, thickness=10),),
+        # As in test_data.py: one compiled simulation serves both files.
+        scenarios=(
+            Scenario(half_range_deg=(5.0, 8.0), num_tilts=5, thickness=10, drop=0.9),
+        ),
         blocks_per_scenario=3,
         steps_per_phase=3,
         block_width=14,
@@ -55,8 +59,34 @@ def digests(state) -> dict[str, str]:
     }
 
 
+def cheap_state(key, network, config) -> step.TrainState:
+    """A fresh state without the compilation of its random draws."""
+    rng = np.random.default_rng(int(jax.random.key_data(key)[1]))
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype),
+        jax.eval_shape(network.init, key),
+    )
+    opt_state = step.make_optimiser(config).init(params)
+    average = jax.tree.map(jnp.copy, params)
+    return step.TrainState(jnp.int32(0), params, average, opt_state)
+
+
 @pytest.fixture(scope="module")
-def runs(data_dir, tmp_path_factory):
+def begin():
+    with pytest.MonkeyPatch.context() as patch:
+        concrete = loop.init_state
+
+        def init_state(key, network, config):
+            # Resuming asks for shapes alone and gets those of the real one.
+            make = concrete if isinstance(key, jax.core.Tracer) else cheap_state
+            return make(key, network, config)
+
+        patch.setattr(loop, "init_state", init_state)
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(data_dir, tmp_path_factory, begin):
     """Four steps in one go, and two and two; with their logs."""
     straight, broken = (tmp_path_factory.mktemp(name) for name in ("a", "b"))
     lines: dict[str, list[str]] = {"straight": [], "first": [], "second": []}
@@ -64,7 +94,6 @@ def runs(data_dir, tmp_path_factory):
         CONFIG, data_dir=data_dir, workdir=straight, log=lines["straight"].append
     )
 
-    # The network is compiled once for all runs: a stop is asked for by an exception.
     class Stop(Exception):
         pass
 
