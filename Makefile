@@ -19,13 +19,14 @@ BENCHMARKS := $(patsubst launch/%.py,launch.%,$(wildcard launch/benchmark*.py))
 demo: $(VENV)/.installed
 	$(BIN)/temdiff demo --out demo_output
 
+# One worker a core: most of a test's time is single-threaded compilation.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope $(PYTEST_ARGS)
 
 # The tests that `make test` leaves out, because each takes more than seconds.
 # pytest exits with 5 where PYTEST_ARGS select none of them.
 slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest --numprocesses auto -m slow $(PYTEST_ARGS) || test $$? -eq 5
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .

@@ -21,6 +21,7 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
+from temdiff_jax.priors import load_prior
 from temdiff_jax.training import loop
 from temdiff_jax.types import InputError
 
@@ -31,6 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Folder of the source volumes.")
     flags.DEFINE_string("workdir", None, "Folder for checkpoints.")
     flags.DEFINE_multi_string("set", [], "Override: section.field=value.")
+    flags.DEFINE_string("initial_prior", None, "Prior that a new run starts from.")
     flags.DEFINE_string("compile_cache", None, "Own folder for compiled code.")
     flags.DEFINE_float("max_minutes", None, "Save and stop after this.")
     flags.mark_flags_as_required(["config", "data_dir", "workdir"])
@@ -137,12 +139,14 @@ def main(argv: Sequence[str]) -> None:
         for assignment in given.set:
             config = override(config, assignment)
         print(config, flush=True)
+        initial = load_prior(given.initial_prior) if given.initial_prior else None
         loop.train(
             config,
             data_dir=given.data_dir,
             workdir=given.workdir,
             log=lambda line: print(line, flush=True),
             max_minutes=given.max_minutes,
+            initial=initial,
         )
     except InputError as error:
         print(f"train: {error}", file=sys.stderr)

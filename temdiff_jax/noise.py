@@ -70,9 +70,9 @@ def estimate_scaling(
     top = jnp.sum(weight * lengths * tilts)
     bottom = jnp.sum(weight * lengths**2) * tilts.shape[2]
     mean = top / bottom
-    centred = (tilts - mean * lengths) * weight
+    centred = tilts - mean * lengths
     scale = jnp.sqrt(CORRELATION_LENGTH * lengths)
-    power = jnp.sum(centred**2) / (jnp.sum(weight * scale**2) * tilts.shape[2])
+    power = jnp.sum(weight * centred**2) / (jnp.sum(weight * scale**2) * tilts.shape[2])
     contrast = jnp.sqrt(power)
     return Scaling(mean, jnp.where(contrast > 0, contrast, 1.0))
 

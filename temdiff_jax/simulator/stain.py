@@ -54,6 +54,8 @@ def make_bank(
         stain_is_dark = [True] * len(volumes)
     sizes = np.array([v.size for v in volumes])
     limits = np.array([np.percentile(v, CLIP_PERCENTILES) for v in volumes])
+    # A constant block has no contrast to stretch; it becomes stain 0 or 1, not NaN.
+    limits[:, 1] = np.maximum(limits[:, 1], limits[:, 0] + 1.0)
     flags = np.asarray(stain_is_dark)
     return SourceBank(
         jnp.asarray(np.concatenate([v.ravel() for v in volumes])),
@@ -154,7 +156,10 @@ def sample_stain(
     centre = jnp.where(exact, jnp.floor(centre), centre)
     axes = [jnp.arange(n, dtype=jnp.float32) - n // 2 for n in shape]
     grid = jnp.stack(jnp.meshgrid(*axes, indexing="ij"))
-    where = jnp.einsum("ij,jabc->iabc", turn, grid) + centre[:, None, None, None]
+    where = (
+        jnp.einsum("ij,jabc->iabc", turn, grid, precision="highest")
+        + centre[:, None, None, None]
+    )
     grey = _trilinear(bank, source, extent, where)
     dark, bright = bank.dark[source], bank.bright[source]
     stain = jnp.clip((bright - grey) / (bright - dark), 0.0, 1.0)

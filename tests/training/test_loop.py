@@ -1,5 +1,6 @@
 """Training that stops and goes on is training that never stopped."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from launch import export
-from temdiff_jax.model import NetworkConfig
+from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import load_prior
 from temdiff_jax.simulator import ImagingConfig
 from temdiff_jax.training import loop, step
+from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import DataConfig, OptimConfig, Scenario, TrainConfig
 from temdiff_jax.types import InputError
 
@@ -40,6 +42,9 @@ CONFIG = TrainConfig(
     checkpoint_every=2,
     validate_every=2,
 )
+
+
+METRICS = ("metric_mean", "metric_sample")
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +145,7 @@ def test_finished_run_has_nothing_left_to_do(runs, data_dir):
 def test_exported_prior_holds_the_averaged_weights(runs, tmp_path):
     state, _, _, workdir = runs
     out = tmp_path / "tiny.safetensors"
-    metrics = {
-        "metric_mean": {"smoothness": 2.0, "ridge": 0.1},
-        "metric_sample": {"smoothness": 2.0, "ridge": 0.1},
-    }
+    metrics = {use: {"smoothness": 2.0, "ridge": 0.1} for use in METRICS}
     card = export.export(str(workdir), None, out, "tiny-v1", metrics)
     assert card["steps"] == 4 and card["half_range_deg"] == [5.0, 8.0]
     prior = load_prior(out)
@@ -155,6 +157,31 @@ def test_exported_prior_holds_the_averaged_weights(runs, tmp_path):
     assert written["data"]["sources"] == ["a.npz:volume"]
     earlier = export.export(str(workdir), 2, tmp_path / "b.safetensors", "b", metrics)
     assert earlier["steps"] == 2
+
+
+def test_new_run_starts_from_the_weights_of_a_prior(runs, tmp_path):
+    out = tmp_path / "tiny.safetensors"
+    metrics = {use: {"smoothness": 2.0, "ridge": 0.1} for use in METRICS}
+    export.export(str(runs[3]), None, out, "tiny-v1", metrics)
+    prior = load_prior(out)
+    checkpoints, lines = Checkpoints(tmp_path / "new"), []
+    network = make_network(CONFIG.network)
+    state, scale = loop._begin(CONFIG, network, None, checkpoints, lines.append, prior)
+    assert lines[0] == "no checkpoint: starting from the prior tiny-v1"
+    assert int(state.step) == 0 and scale is prior.residual_scale
+    for start in (state.params, state.ema_params):
+        pairs = zip(jax.tree.leaves(start), jax.tree.leaves(prior.params))
+        assert all(np.array_equal(got, expected) for got, expected in pairs)
+    # A step gives its input away: the prior and the two trees share no buffer.
+    buffers = [
+        leaf.unsafe_buffer_pointer()
+        for leaf in jax.tree.leaves((state.params, state.ema_params, prior.params))
+    ]
+    assert len(set(buffers)) == len(buffers)
+    other = dataclasses.replace(CONFIG, network=NetworkConfig(channels=(8, 16)))
+    with pytest.raises(InputError, match="initial weights: expected the network"):
+        loop._begin(other, network, None, checkpoints, lines.append, prior)
+    checkpoints.close()
 
 
 def test_export_without_a_checkpoint_is_refused_and_leaves_no_folder(runs, tmp_path):
