@@ -61,14 +61,14 @@ def export(workdir: str, step: int | None, out: Path, name: str, extra: dict) ->
     folder = Path(workdir) / "checkpoints"
     if not folder.is_dir():  # opening it would create it
         raise InputError(
-            f"export: expected the folder {folder}, found none; pass --workdir of a "
-            "training run"
+            f"--workdir: expected the folder {folder}, found none; pass the one given "
+            "to training"
         )
     checkpoints = Checkpoints(folder)
     steps = checkpoints.steps()
     if not steps or (step is not None and step not in steps):
         raise InputError(
-            f"export: expected a checkpoint among {steps} of {folder}, got "
+            f"--step: expected a checkpoint among {steps} of {folder}, got "
             f"{'none' if step is None else step}; train longer or choose one of them"
         )
     step = steps[-1] if step is None else step
