@@ -108,14 +108,18 @@ def within(rule: Constraint, *, low: float = 0.0, high: float = jnp.inf) -> Cons
 
 
 def ddim(guess: Predictor, *, eta: float | jax.Array = 0.0) -> Kernel:
-    """First-order step with a share ``eta`` of fresh noise.
+    """First-order step with a share ``eta`` of the ancestral noise.
 
-        x <- x0 + s_next (sqrt(1 - eta^2) (x - x0) / s + eta z)
+        tau^2 = eta^2 s_next^2 (1 - s_next^2 / s^2)
+        x <- x0 + sqrt(s_next^2 - tau^2) (x - x0) / s + tau z
 
-    eta = 0 is the probability-flow step, eta = 1 draws all noise anew.  The
-    direction is taken from the constrained guess (DiffPIR).
+    eta = 0 is the probability-flow step, eta = 1 the ancestral one.  The fresh noise
+    shrinks with the step, so that the spread of the samples converges to the
+    posterior's as steps are added.  The direction is taken from the constrained
+    guess (DiffPIR).
 
-    Source: Song et al., ICLR 2021 (DDIM); Zhu et al., CVPR-W 2023 (DiffPIR).
+    Source: Song et al., ICLR 2021 (DDIM), equation 16, in the variance-exploding
+    scale; Zhu et al., CVPR-W 2023 (DiffPIR).
     """
 
     def init(x):
@@ -125,8 +129,8 @@ def ddim(guess: Predictor, *, eta: float | jax.Array = 0.0) -> Kernel:
         x0, aux = guess.apply(state.x, sigma, state.aux)
         direction = (state.x - x0) / sigma
         noise = jax.random.normal(key, x0.shape, x0.dtype)
-        mixed = jnp.sqrt(1.0 - eta**2) * direction + eta * noise
-        x = x0 + sigma_next * mixed
+        fresh = eta * sigma_next * jnp.sqrt(1.0 - (sigma_next / sigma) ** 2)
+        x = x0 + jnp.sqrt(sigma_next**2 - fresh**2) * direction + fresh * noise
         info = Info(sigma, jnp.sqrt(jnp.mean((x - state.x) ** 2)))
         return State(x, x0, aux), info
 
