@@ -40,11 +40,11 @@ from absl import app, flags, logging
 from scipy import ndimage
 
 from temdiff_jax import baselines, intensity, layout, noise
-from temdiff_jax import reconstruct as reconstruct_lib
 from temdiff_jax.evaluation import metrics
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.io import tilt_series, write
 from temdiff_jax.projector import project
+from temdiff_jax.reconstruction import reconstruct
 from temdiff_jax.report import compare
 from temdiff_jax.types import InputError
 
@@ -153,7 +153,7 @@ def run_method(method: str, data: Data) -> np.ndarray:
     """Volume ``[z, y, x]`` of one method with its defaults."""
     if method in CLASSICAL:
         return CLASSICAL[method](data.tilts, data.angles_deg, thickness=data.thickness)
-    result = reconstruct_lib.reconstruct(
+    result = reconstruct(
         data.tilts,
         data.angles_deg,
         thickness=data.thickness,

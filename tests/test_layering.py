@@ -49,7 +49,7 @@ ALLOWED = {
     # where the parts meet
     "priors": f"{CORE} condition model io config",
     "posterior": f"{CORE} condition tiling diffusion model",
-    "reconstruct": (
+    "reconstruction": (
         f"{CORE} noise condition intensity tiling baselines diffusion posterior model "
         "priors config io.tilt_series"
     ),
@@ -58,7 +58,7 @@ ALLOWED = {
         "telemetry"
     ),
     "evaluation": (
-        f"{CORE} noise simulator baselines trust reconstruct priors config io"
+        f"{CORE} noise simulator baselines trust reconstruction priors config io"
     ),
     "report": "types io.write",
 }
@@ -255,14 +255,18 @@ PLANTED = [
     ("model.unet3d", "from temdiff_jax.diffusion import sampler", "model may not"),
     ("diffusion.sampler", "from temdiff_jax import model", "diffusion may not"),
     ("baselines.tikhonov", "import temdiff_jax.diffusion.linear", "baselines may not"),
-    ("reconstruct", "from temdiff_jax.cli import main", "may not import cli"),
-    ("training.loop", "from temdiff_jax import reconstruct as r", "training may not"),
+    ("reconstruction", "from temdiff_jax.cli import main", "may not import cli"),
+    (
+        "training.loop",
+        "from temdiff_jax import reconstruction as r",
+        "training may not",
+    ),
     ("report.page", "from temdiff_jax.io import mrc", "may not import io"),
     ("cli.main", "from launch import train", "may not import launch"),
     ("cli.main", "import configs.small", "may not import configs"),
-    ("configs.small", "from temdiff_jax import reconstruct", "configs may not"),
+    ("configs.small", "from temdiff_jax import reconstruction", "configs may not"),
     ("noise", "import temdiff_jax", "noise may not import __init__"),
-    ("noise", "from temdiff_jax import reconstruct", "may not import reconstruct"),
+    ("noise", "from temdiff_jax import reconstruction", "may not import recon"),
     ("noise", "from . import geometry", "relative import"),
     ("io.mrc", "def f():\n    import temdiff_jax.layout", "line 2: io may not"),
     ("io.mrc", "import importlib\nimportlib.import_module('jax')", "must not enter"),
@@ -270,7 +274,7 @@ PLANTED = [
     ("report.page", "import jax.numpy as jnp", "must not enter report"),
     ("diffusion.sampler", "from flax import linen as nn", "flax belongs to model"),
     ("training.loop", "import orbax.checkpoint as ocp", "training.checkpoint, not"),
-    ("reconstruct", "from rich.progress import Progress", "rich belongs to cli"),
+    ("reconstruction", "from rich.progress import Progress", "rich belongs to cli"),
     ("launch.train", "import typer", "typer belongs to cli"),
     ("cli.main", "from absl import flags", "absl.flags belongs to launch"),
     ("telemetry", "from absl import app", "absl.app belongs to launch"),
@@ -313,7 +317,7 @@ INNOCENT = [
     ("launch.train", "import os\nimport configs.small\nos.environ['A'] = '1'"),
     ("io.mrc", "import numpy as np\nnp.load('a', allow_pickle=False)"),
     ("io.mrc", "import os\nos.replace('a', 'b')\nenviron = {}\nenviron['a'] = 1"),
-    ("__init__", "from temdiff_jax.reconstruct import reconstruct"),
+    ("__init__", "from temdiff_jax.reconstruction import reconstruct"),
     ("third_party.astra.run", "import matplotlib.pyplot as plt"),
 ]
 

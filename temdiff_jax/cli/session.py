@@ -158,7 +158,7 @@ def make_record(
 
 def _call(session: Session, series: TiltSeries, settings: Settings) -> Any:
     """Runs the library under a progress display."""
-    from temdiff_jax.reconstruct import reconstruct as library_reconstruct
+    from temdiff_jax.reconstruction import reconstruct as library_reconstruct
 
     reporter = progress.reporter(session.console)
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from temdiff_jax import baselines, layout
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.priors import Prior
-from temdiff_jax.reconstruct import DEFAULT_SAMPLES, DEFAULT_STEPS, reconstruct
+from temdiff_jax.reconstruction import DEFAULT_SAMPLES, DEFAULT_STEPS, reconstruct
 from temdiff_jax.simulator import ALIGNED, ErrorConfig, ImagingConfig, simulate_series
 from temdiff_jax.types import InputError
 

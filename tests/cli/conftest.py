@@ -1,7 +1,7 @@
 """A small tilt series on disk, and a library that answers at once.
 
-The fake stands for `temdiff_jax.reconstruct`, whose own tests say whether it is right;
-here the question is what the command passes in and what it does with the answer.
+The fake stands for `temdiff_jax.reconstruction`, whose own tests say whether it is
+right; here the question is what the command passes in and what it does with the answer.
 """
 
 import dataclasses
@@ -76,9 +76,9 @@ def library(monkeypatch, tmp_path) -> Library:
     def linear(tilts, angles, *, thickness, **_):
         return np.ones((thickness, *tilts.shape[1:]), np.float32)
 
-    module = types.ModuleType("temdiff_jax.reconstruct")
+    module = types.ModuleType("temdiff_jax.reconstruction")
     module.reconstruct = reconstruct
-    monkeypatch.setitem(sys.modules, "temdiff_jax.reconstruct", module)
+    monkeypatch.setitem(sys.modules, "temdiff_jax.reconstruction", module)
     monkeypatch.setattr(baselines, "fbp", linear, raising=False)
     monkeypatch.setattr(baselines, "tikhonov", linear, raising=False)
     # The setting is global to jax and would outlive the test.

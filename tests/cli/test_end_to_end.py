@@ -16,8 +16,8 @@ BAR_COLUMN = 15
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("temdiff_jax.reconstruct") is None,
-    reason="this checkout has no temdiff_jax.reconstruct",
+    importlib.util.find_spec("temdiff_jax.reconstruction") is None,
+    reason="this checkout has no temdiff_jax.reconstruction",
 )
 def test_reconstructs_a_bar_from_five_tilts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(

@@ -15,7 +15,7 @@ from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import Prior, load_prior, save_prior
 from temdiff_jax.projector import project
-from temdiff_jax.reconstruct import reconstruct
+from temdiff_jax.reconstruction import reconstruct
 from temdiff_jax.types import InputError
 
 ANGLES = np.array([-12.0, -5.0, 0.0, 6.0, 13.0])
