@@ -11,6 +11,7 @@ Result: docs/results.md; the legs of that run are told in docs/training.md.
 """
 
 from temdiff_jax.model import NetworkConfig
+from temdiff_jax.simulator import ImagingConfig
 from temdiff_jax.training.config import DataConfig, OptimConfig, TrainConfig
 
 
@@ -18,7 +19,9 @@ def get_config() -> TrainConfig:
     """The resolved run."""
     return TrainConfig(
         name="default",
-        network=NetworkConfig(channels=(24, 96, 128), blocks=(1, 2, 2)),
-        data=DataConfig(),
-        optim=OptimConfig(),
+        network=NetworkConfig(channels=(96, 128, 128), blocks=(2, 2, 2), patch=4),
+        data=DataConfig(
+            imaging=ImagingConfig(exact_counts=False, dose=(1500.0, 20000.0))
+        ),
+        optim=OptimConfig(batch=3, mean_fraction=0.67, num_steps=9400),
     )

@@ -68,17 +68,19 @@ def conv3d_stacked(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return out.reshape(batch, nz, nx, ny, kernel.shape[-1])
 
 
-def space_to_depth(x: jax.Array) -> jax.Array:
-    """``[b, z, x, y, c]`` to half the extents and eight times the channels."""
+def space_to_depth(x: jax.Array, patch: int = 2) -> jax.Array:
+    """``[b, z, x, y, c]`` to ``1/patch`` of the extents, ``patch^3`` the channels."""
     b, nz, nx, ny, c = x.shape
-    x = x.reshape(b, nz // 2, 2, nx // 2, 2, ny // 2, 2, c)
+    p = patch
+    x = x.reshape(b, nz // p, p, nx // p, p, ny // p, p, c)
     x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
-    return x.reshape(b, nz // 2, nx // 2, ny // 2, 8 * c)
+    return x.reshape(b, nz // p, nx // p, ny // p, p**3 * c)
 
 
-def depth_to_space(x: jax.Array) -> jax.Array:
+def depth_to_space(x: jax.Array, patch: int = 2) -> jax.Array:
     """Inverse of ``space_to_depth``."""
     b, nz, nx, ny, c = x.shape
-    x = x.reshape(b, nz, nx, ny, 2, 2, 2, c // 8)
+    p = patch
+    x = x.reshape(b, nz, nx, ny, p, p, p, c // p**3)
     x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return x.reshape(b, 2 * nz, 2 * nx, 2 * ny, c // 8)
+    return x.reshape(b, p * nz, p * nx, p * ny, c // p**3)

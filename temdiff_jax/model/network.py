@@ -37,17 +37,26 @@ class Condition(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkConfig:
-    """Extents of the U-Net; everything a released prior needs to rebuild it."""
+    """Extents of the U-Net; everything a released prior needs to rebuild it.
+
+    Attributes:
+      channels: Features per level, finest first.
+      blocks: Residual blocks per level on the way down; one on the way up.
+      groups: Groups of the normalisation.
+      embedding: Width of the embedding of the scalars.
+      patch: Edge of the patches that the finest level works on, voxels.
+    """
 
     channels: tuple[int, ...] = (32, 64, 128)
     blocks: tuple[int, ...] = (1, 2, 2)
     groups: int = 8
     embedding: int = 64
+    patch: int = 2
 
     @property
     def multiple(self) -> int:
         """Extents of the input must be multiples of this."""
-        return 2 ** len(self.channels)
+        return self.patch * 2 ** (len(self.channels) - 1)
 
 
 class Network(NamedTuple):
@@ -74,6 +83,7 @@ def make_network(config: NetworkConfig) -> Network:
         blocks=tuple(config.blocks),
         groups=config.groups,
         embedding=config.embedding,
+        patch=config.patch,
     )
 
     def inputs(x, noise_level, condition):

@@ -1,8 +1,8 @@
 """A 3-D U-Net with patchified input and a modulation by scalar features.
 
-Half-resolution patches (2x2x2 voxels as channels) halve the cost of the finest
-level; scalars (noise level, tilt range, number of tilts, ...) scale and shift the
-features of every residual block.
+The finest level works on patches (2x2x2 or 4x4x4 voxels as channels): few wide
+convolutions use a processor better than many narrow ones.  Scalars (noise level,
+tilt range, number of tilts, ...) scale and shift the features of every residual block.
 """
 
 from __future__ import annotations
@@ -50,27 +50,32 @@ class ResBlock(nn.Module):
 
 
 class UNet3D(nn.Module):
-    """U-Net on half-resolution patches.
+    """U-Net on patches.
 
     Attributes:
       channels: Features per level, finest first.
       blocks: Residual blocks per level on the way down; one on the way up.
       groups: Groups of the normalisation.
       embedding: Width of the scalar embedding.
+      patch: Edge of a patch, voxels.
     """
 
     channels: tuple[int, ...]
     blocks: tuple[int, ...]
     groups: int = 8
     embedding: int = 64
+    patch: int = 2
 
     @nn.compact
     def __call__(self, x: jax.Array, scalars: jax.Array) -> jax.Array:
         """Maps ``[b, z, x, y, c]`` and ``[b, f]`` to ``[b, z, x, y, 1]``."""
         e = nn.silu(nn.Dense(self.embedding, name="embed_in")(scalars))
         e = nn.silu(nn.Dense(self.embedding, name="embed_out")(e))
-        h = conv.space_to_depth(x)
-        h = Conv3x3x3(self.channels[0], name="stem")(h)
+        h = conv.space_to_depth(x, self.patch)
+        if self.patch > 2:  # A patch is a neighbourhood already.
+            h = nn.Dense(self.channels[0], name="stem")(h)
+        else:
+            h = Conv3x3x3(self.channels[0], name="stem")(h)
         skips = []
         for level, (features, count) in enumerate(
             zip(self.channels, self.blocks, strict=True)
@@ -91,5 +96,5 @@ class UNet3D(nn.Module):
             )
             h = ResBlock(features, self.groups, name=f"up_{level}_0")(h, e)
         h = nn.silu(nn.GroupNorm(self.groups, name="norm_out")(h))
-        h = Conv3x3x3(8, zero=True, name="head")(h)
-        return conv.depth_to_space(h)
+        h = Conv3x3x3(self.patch**3, zero=True, name="head")(h)
+        return conv.depth_to_space(h, self.patch)

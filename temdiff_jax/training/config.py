@@ -32,15 +32,16 @@ SMALL_ERRORS = ErrorConfig(
 )
 
 SCENARIOS = (
-    Scenario(half_range_deg=(3.5, 6.0), num_tilts=5, thickness=80),
+    Scenario(half_range_deg=(3.5, 6.0), num_tilts=5, thickness=96),
     Scenario(half_range_deg=(4.0, 7.0), num_tilts=11, thickness=96),
     Scenario(half_range_deg=(7.0, 14.0), num_tilts=11, thickness=96),
-    Scenario(half_range_deg=(14.0, 25.0), num_tilts=21, thickness=80),
+    Scenario(half_range_deg=(14.0, 25.0), num_tilts=21, thickness=96),
     Scenario(half_range_deg=(25.0, 38.0), num_tilts=21, thickness=96),
-    Scenario(half_range_deg=(45.0, 65.0), num_tilts=41, thickness=80),
+    Scenario(half_range_deg=(45.0, 65.0), num_tilts=41, thickness=96),
     Scenario(
-        half_range_deg=(8.0, 35.0), num_tilts=15, thickness=64, errors=SMALL_ERRORS
+        half_range_deg=(6.0, 35.0), num_tilts=15, thickness=64, errors=SMALL_ERRORS
     ),
+    Scenario(half_range_deg=(4.0, 14.0), num_tilts=9, thickness=64),
 )
 
 
@@ -53,10 +54,13 @@ class DataConfig:
       validation: The same, never trained on.
       scenarios: Kinds of series.
       blocks_per_scenario: Blocks simulated per scenario and phase.
-      steps_per_phase: Training steps on the blocks of one phase.
+      steps_per_phase: Training steps from one phase to the next.
+      phases_kept: Blocks of this many phases are drawn from, so that the uses of a
+        block lie far apart and none is learned by heart.
       block_width, block_height: Field of view of a simulated block, voxels.
       crop: Extents (z, x, y) of a training crop, or the edge of a cube, multiples of
-        the network's; tall, since a narrow range smears along z.
+        the network's.  z = 0 takes the whole thickness: a narrow range smears along
+        z, and the surfaces of the slab are part of what the network must know.
       phantom_fraction: Share of blocks that are procedural phantoms.
       imaging: Ranges of the simulator.
     """
@@ -73,19 +77,21 @@ class DataConfig:
     )
     scenarios: tuple[Scenario, ...] = SCENARIOS
     blocks_per_scenario: int = 3
-    steps_per_phase: int = 64
+    steps_per_phase: int = 48
+    phases_kept: int = 4
     block_width: int = 64
     block_height: int = 40
-    crop: int | tuple[int, int, int] = (64, 32, 32)
+    crop: int | tuple[int, int, int] = (0, 32, 32)
     phantom_fraction: float = 0.15
     imaging: ImagingConfig = ImagingConfig(exact_counts=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OptimConfig:
-    """Adam with warm-up, a constant rate and a final linear decay to zero.
+    """Warm-up, a constant rate and a final linear decay to zero.
 
     Attributes:
+      optimiser: "muon" (with Adam for vectors, stem and head) or "adam".
       learning_rate: Peak.
       warmup_steps: Linear from zero.
       num_steps: Last step.
@@ -97,10 +103,11 @@ class OptimConfig:
       drop_condition: Share of the batch trained without its condition.
     """
 
+    optimiser: str = "muon"
     learning_rate: float = 1.5e-3
     warmup_steps: int = 100
     num_steps: int = 6400
-    decay_steps: int = 2400
+    decay_steps: int = 3600
     clip_norm: float = 1.0
     ema_decay: float = 0.998
     batch: int = 4

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -210,9 +211,10 @@ class BlockSource:
         ]
 
 
-def extents(crop: int | tuple[int, int, int]) -> tuple[int, int, int]:
-    """A cube's edge, or three extents ``(z, x, y)``, as three extents."""
-    return (crop, crop, crop) if isinstance(crop, int) else crop
+def extents(crop: int | tuple[int, int, int], thickness: int) -> tuple[int, int, int]:
+    """Extents ``(z, x, y)`` of a crop of a block; see ``DataConfig.crop``."""
+    nz, nx, ny = (crop, crop, crop) if isinstance(crop, int) else crop
+    return (nz or thickness, nx, ny)
 
 
 def cut_batch(
@@ -223,20 +225,54 @@ def cut_batch(
     batch: int,
     crop: int | tuple[int, int, int],
 ) -> Batch:
-    """Random crops of random blocks, a pure function of (seed, step)."""
+    """Random crops of random blocks, a pure function of (seed, step).
+
+    Crops of the whole thickness come from blocks of one thickness, that of a block
+    drawn first.
+    """
     rng = np.random.Generator(np.random.Philox(key=[seed + 1, step]))
-    chosen = rng.permutation(len(blocks))[:batch]
-    if batch > len(blocks):
-        chosen = rng.integers(len(blocks), size=batch)
-    sizes = extents(crop)
+    first = blocks[rng.integers(len(blocks))]
+    sizes = extents(crop, first.truth.shape[0])
+    fitting = [
+        i for i, b in enumerate(blocks) if extents(crop, b.truth.shape[0]) == sizes
+    ]
+    chosen = rng.permutation(fitting)[:batch]
+    if batch > len(fitting):
+        chosen = rng.choice(fitting, size=batch)
     rows = []
     for index in chosen:
-        block = blocks[index]
-        shape = block.truth.shape
+        shape = blocks[index].truth.shape
         start = [
             int(rng.integers(n - c + 1)) for n, c in zip(shape, sizes, strict=True)
         ]
-        cut = tuple(slice(s, s + c) for s, c in zip(start, sizes, strict=True))
-        coverage = np.broadcast_to(block.coverage, block.truth.shape)[cut]
-        rows.append((block.truth[cut], block.estimate[cut], coverage, block.features))
+        row = _cut(blocks[index], start, sizes)
+        rows.append(_mirrored(row, rng.random(3) < 0.5))
+    return _stack(rows)
+
+
+def _mirrored(crop: Block, flips: np.ndarray) -> Block:
+    """Mirrored along the flagged axes.
+
+    A mirror image of a slab is the image of a mirrored slab: y turns the tilts over,
+    x and z reverse the sign of the angles.
+    """
+    cut = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
+    return Block(crop.truth[cut], crop.estimate[cut], crop.coverage[cut], crop.features)
+
+
+def central(block: Block, multiple: int) -> Batch:
+    """The central part of a block whose extents are multiples, as a batch of one."""
+    shape = block.truth.shape
+    sizes = [n // multiple * multiple for n in shape]
+    start = [(n - c) // 2 for n, c in zip(shape, sizes, strict=True)]
+    return _stack([_cut(block, start, sizes)])
+
+
+def _cut(block: Block, start: Sequence[int], sizes: Sequence[int]) -> Block:
+    cut = tuple(slice(s, s + c) for s, c in zip(start, sizes, strict=True))
+    coverage = np.broadcast_to(block.coverage, block.truth.shape)[cut]
+    return Block(block.truth[cut], block.estimate[cut], coverage, block.features)
+
+
+def _stack(rows: Sequence[Block]) -> Batch:
     return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))

@@ -21,8 +21,8 @@ from temdiff_jax.training.data import (
     Batch,
     Block,
     BlockSource,
+    central,
     cut_batch,
-    extents,
 )
 from temdiff_jax.training.step import TrainState, init_state, mean_ratio, train_step
 from temdiff_jax.types import InputError
@@ -37,19 +37,6 @@ def measure_residual_scale(blocks: list[Block]) -> condition.ResidualScale:
     scales = [np.std(b.truth - b.estimate) for b in blocks]
     features = np.stack([b.features for b in blocks])
     return condition.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
-
-
-def centre_crops(blocks: list[Block], crop: int | tuple[int, int, int]) -> Batch:
-    """The central crop of every block, as one batch."""
-    sizes = extents(crop)
-    rows = []
-    for block in blocks:
-        shape = block.truth.shape
-        start = [(n - c) // 2 for n, c in zip(shape, sizes, strict=True)]
-        cut = tuple(slice(s, s + c) for s, c in zip(start, sizes, strict=True))
-        coverage = np.broadcast_to(block.coverage, block.truth.shape)[cut]
-        rows.append((block.truth[cut], block.estimate[cut], coverage, block.features))
-    return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
 def train(
@@ -85,8 +72,8 @@ def train(
     source = BlockSource.from_files(
         data_dir, config.data.sources, config.data, config.seed
     )
-    blocks_of = Phases(source)
-    validation = _validation_batch(config, data_dir)
+    blocks_of = Phases(source, config.data.phases_kept)
+    validation = _validation_batches(config, data_dir)
     checkpoints = Checkpoints(f"{workdir}/checkpoints", keep=config.keep_checkpoints)
     state, scale = _begin(config, network, blocks_of, checkpoints, log, initial)
     key = jax.random.key(config.seed + 1)
@@ -121,31 +108,32 @@ def train(
 
 
 class Phases:
-    """Blocks of a phase, the next one being simulated while this one is used.
+    """Blocks of the newest phases, the next one being simulated meanwhile.
 
     Consecutive steps share a phase; a phase depends on nothing but its number, so
     looking ahead changes no example.
     """
 
-    def __init__(self, source: BlockSource):
+    def __init__(self, source: BlockSource, kept: int = 1):
         self._source = source
+        self._kept = kept
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-        self._phase = -1
-        self._blocks: list[Block] = []
-        self._next: concurrent.futures.Future[list[Block]] | None = None
+        self._pending: dict[int, concurrent.futures.Future[list[Block]]] = {}
 
     def __call__(self, phase: int) -> list[Block]:
-        """Blocks of ``phase``; an error of the simulation is raised here."""
-        if phase != self._phase:
-            expected = self._next is not None and phase == self._phase + 1
-            self._blocks = (
-                self._next.result()
-                if expected and self._next is not None
-                else self._source.phase(phase)
-            )
-            self._phase = phase
-            self._next = self._pool.submit(self._source.phase, phase + 1)
-        return self._blocks
+        """Blocks of ``phase`` and of up to ``kept - 1`` phases before it.
+
+        An error of the simulation is raised here.
+        """
+        first = max(0, phase - self._kept + 1)
+        wanted = range(first, phase + 2)
+        for old in [p for p in self._pending if p not in wanted]:
+            self._pending.pop(old).cancel()
+        for number in wanted:
+            if number not in self._pending:
+                task = self._pool.submit(self._source.phase, number)
+                self._pending[number] = task
+        return [b for p in range(first, phase + 1) for b in self._pending[p].result()]
 
     def close(self) -> None:
         """Gives up looking ahead."""
@@ -228,14 +216,18 @@ def _meta(config: TrainConfig, scale: condition.ResidualScale) -> dict:
     }
 
 
-def _validation_batch(config: TrainConfig, data_dir: str) -> Batch:
+def _validation_batches(config: TrainConfig, data_dir: str) -> list[Batch]:
     data = dataclasses.replace(config.data, phantom_fraction=0.0, blocks_per_scenario=2)
     source = BlockSource.from_files(data_dir, data.validation, data, config.seed)
-    return centre_crops(source.phase(VALIDATION_PHASE), data.crop)
+    blocks = source.phase(VALIDATION_PHASE)
+    return [central(block, config.network.multiple) for block in blocks]
 
 
-def _validate(state, batch, scale, network, config) -> str:
-    ratio = np.asarray(mean_ratio(state.ema_params, batch, scale, network=network))
+def _validate(state, batches, scale, network, config) -> str:
+    params = state.ema_params
+    ratio = [
+        float(mean_ratio(params, batch, scale, network=network)[0]) for batch in batches
+    ]
     count = len(config.data.scenarios)
     gains = [-10 * np.log10(np.mean(ratio[i::count])) for i in range(count)]
     text = " ".join(f"{g:+.2f}" for g in gains)

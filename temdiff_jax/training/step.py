@@ -14,6 +14,7 @@ from temdiff_jax.diffusion import parameterisation, schedule
 from temdiff_jax.model import Condition, Network
 from temdiff_jax.training.config import OptimConfig
 from temdiff_jax.training.data import Batch
+from temdiff_jax.training.optimiser import make_optimiser
 
 # Examples whose target is weaker than this are not weighted up further.
 MIN_POWER = 0.25
@@ -36,26 +37,6 @@ class Metrics(NamedTuple):
     loss_noisy: jax.Array
     grad_norm: jax.Array
     accepted: jax.Array
-
-
-def learning_rate(config: OptimConfig) -> optax.Schedule:
-    """Warm-up, constant, linear decay to zero over the last ``decay_steps``."""
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps),
-            optax.constant_schedule(config.learning_rate),
-            optax.linear_schedule(config.learning_rate, 0.0, config.decay_steps),
-        ],
-        [config.warmup_steps, config.num_steps - config.decay_steps],
-    )
-
-
-def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
-    """Adam behind a clip of the global norm."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adam(learning_rate(config), b2=0.99),
-    )
 
 
 def init_state(key: jax.Array, network: Network, config: OptimConfig) -> TrainState:

@@ -67,3 +67,11 @@ def test_space_to_depth_keeps_each_patch_together():
     patch = x[1, 2:4, 0:2, 6:8]
     np.testing.assert_array_equal(folded[1, 1, 0, 3], patch.reshape(-1))
     np.testing.assert_array_equal(conv.depth_to_space(folded), x)
+
+
+def test_larger_patches_fold_and_unfold():
+    x = jnp.arange(2 * 4 * 8 * 12 * 3, dtype=jnp.float32).reshape(2, 4, 8, 12, 3)
+    folded = conv.space_to_depth(x, 4)
+    assert folded.shape == (2, 1, 2, 3, 192)
+    np.testing.assert_array_equal(folded[1, 0, 1, 2], x[1, :, 4:8, 8:12].reshape(-1))
+    np.testing.assert_array_equal(conv.depth_to_space(folded, 4), x)

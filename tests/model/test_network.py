@@ -90,6 +90,18 @@ def test_examples_of_a_batch_do_not_see_each_other(random_params, apply):
     np.testing.assert_array_equal(out[0], other[0])
 
 
-def test_multiple_is_two_to_the_number_of_levels():
+def test_network_on_larger_patches_takes_its_multiple_and_starts_at_zero():
+    config = NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4, patch=4)
+    assert config.multiple == 8
+    network = make_network(config)
+    params = network.init(jax.random.key(0))
+    assert params["stem"]["kernel"].shape == (3 * 64, 8)
+    x = jnp.ones((1, 8, 16, 8))
+    here = Condition(x, x, jnp.ones((1, NUM_FEATURES)), jnp.ones(1))
+    out = network.apply(params, x, jnp.zeros(1), here)
+    assert out.shape == x.shape and not np.any(out)
+
+
+def test_multiple_is_the_patch_times_the_halvings():
     assert CONFIG.multiple == 4
     assert NetworkConfig(channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1)).multiple == 16

@@ -1,6 +1,8 @@
 """Examples are pure functions of (seed, step, index)."""
 
 import dataclasses
+import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ import numpy as np
 import pytest
 
 from temdiff_jax import condition
+from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.projector import project
 from temdiff_jax.simulator import ImagingConfig
 from temdiff_jax.training import data, loop
 from temdiff_jax.training.config import DataConfig, Scenario
@@ -146,10 +150,55 @@ def test_crops_of_all_fields_lie_at_one_place():
     assert many.truth.shape == (7, 8, 8, 8)
 
 
-def test_centre_crops_are_central():
-    blocks = fake_blocks()
-    batch = loop.centre_crops(blocks, 8)
-    np.testing.assert_array_equal(batch.truth[0], blocks[0].truth[1:9, 2:10, 0:8])
+def test_crops_are_mirror_images_of_parts_of_their_block():
+    block = fake_blocks(1)[0]
+    views = {
+        flips: block.truth[tuple(slice(None, None, -1 if f else 1) for f in flips)]
+        for flips in itertools.product((False, True), repeat=3)
+    }
+    seen = set()
+    for step in range(40):
+        batch = data.cut_batch([block], seed=0, step=step, batch=1, crop=(10, 12, 9))
+        found = [f for f, v in views.items() if np.array_equal(v, batch.truth[0])]
+        assert len(found) == 1
+        cut = tuple(slice(None, None, -1 if f else 1) for f in found[0])
+        coverage = np.broadcast_to(block.coverage, block.truth.shape)
+        np.testing.assert_array_equal(batch.coverage[0], coverage[cut])
+        seen.add(found[0])
+    assert len(seen) == 8
+
+
+def test_crops_of_the_whole_thickness_come_from_slabs_of_one_thickness():
+    blocks = fake_blocks(3) + fake_blocks(3, (16, 12, 9))
+    seen = set()
+    for step in range(20):
+        batch = data.cut_batch(blocks, seed=0, step=step, batch=5, crop=(0, 8, 4))
+        assert batch.truth.shape[0] == 5 and batch.truth.shape[2:] == (8, 4)
+        seen.add(batch.truth.shape[1])
+    assert seen == {10, 16}
+
+
+def test_central_part_has_extents_that_the_network_takes():
+    block = fake_blocks(1)[0]
+    batch = data.central(block, 4)
+    np.testing.assert_array_equal(batch.truth[0], block.truth[1:9, 0:12, 0:8])
+    assert batch.coverage.shape == (1, 8, 12, 8) and batch.features.shape == (1, 4)
+
+
+def test_a_mirrored_slab_images_as_the_mirrored_series():
+    """What lets mirrored crops stand for simulations of mirrored specimens."""
+    rng = np.random.default_rng(0)
+    volume = jnp.asarray(rng.normal(size=(6, 12, 5)), jnp.float32)
+    angles = np.array([-9.0, -2.0, 4.0, 9.0])
+    make = functools.partial(
+        TiltGeometry.from_degrees, thickness=6, width=8, height=5, lateral_margin=2
+    )
+    tilts = project(volume, make(angles))
+    turned = project(volume, make(-angles))
+    for axis, (other, mirror) in enumerate([(turned, None), (turned, 1), (tilts, 2)]):
+        expected = other if mirror is None else jnp.flip(other, mirror)
+        got = project(jnp.flip(volume, axis), make(angles))
+        np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_fit_recovers_planted_slopes():

@@ -61,7 +61,10 @@ def test_bad_override_is_refused(assignment, message):
 def test_configuration_of_the_shipped_prior_loads():
     config = train.load_config("configs/default_prior.py")
     assert isinstance(config, TrainConfig) and config.name == "default"
-    assert all(n % config.network.multiple == 0 for n in extents(config.data.crop))
+    for scenario in config.data.scenarios:
+        sizes = extents(config.data.crop, scenario.thickness)
+        assert all(n % config.network.multiple == 0 for n in sizes)
+        assert sizes[0] <= scenario.thickness
 
 
 def test_missing_file_is_refused(tmp_path):

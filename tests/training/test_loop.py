@@ -13,7 +13,7 @@ from launch import export
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import load_prior
 from temdiff_jax.simulator import ImagingConfig
-from temdiff_jax.training import loop, step
+from temdiff_jax.training import loop, optimiser, step
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import DataConfig, OptimConfig, Scenario, TrainConfig
 from temdiff_jax.types import InputError
@@ -29,7 +29,8 @@ CONFIG = TrainConfig(
             Scenario(half_range_deg=(5.0, 8.0), num_tilts=5, thickness=10, drop=0.9),
         ),
         blocks_per_scenario=3,
-        steps_per_phase=3,
+        steps_per_phase=2,
+        phases_kept=2,
         block_width=14,
         block_height=9,
         crop=8,
@@ -71,7 +72,7 @@ def cheap_state(key, network, config) -> step.TrainState:
         lambda leaf: jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype),
         jax.eval_shape(network.init, key),
     )
-    opt_state = step.make_optimiser(config).init(params)
+    opt_state = optimiser.make_optimiser(config).init(params)
     average = jax.tree.map(jnp.copy, params)
     return step.TrainState(jnp.int32(0), params, average, opt_state)
 
@@ -205,3 +206,36 @@ def test_summary_leaves_rejected_steps_out_of_the_means():
     rows = [[1.0, 2.0, 3.0, 4.0, 1.0], [np.nan, np.nan, np.nan, np.nan, 0.0]]
     line = loop._summary(48, rows, 1.25)
     assert "loss 1.0000 mean 2.0000 noisy 3.0000 grad 4.000 rejected 1" in line
+
+
+def test_phases_keep_the_newest_blocks_and_look_one_ahead():
+    class Source:
+        def __init__(self):
+            self.asked = []
+
+        def phase(self, number):
+            self.asked.append(number)
+            return [f"{number}a", f"{number}b"]
+
+    source = Source()
+    phases = loop.Phases(source, kept=2)
+    assert phases(0) == ["0a", "0b"] == phases(0)
+    assert phases(1) == ["0a", "0b", "1a", "1b"]
+    assert phases(2) == ["1a", "1b", "2a", "2b"]
+    # A run that goes on elsewhere draws from the same blocks.
+    resumed = loop.Phases(source, kept=2)
+    assert resumed(2) == phases(2)
+    phases.close()
+    resumed.close()
+    assert source.asked[:4] == [0, 1, 2, 3]
+
+
+def test_error_of_the_simulation_reaches_the_loop():
+    class Source:
+        def phase(self, number):
+            raise RuntimeError(f"phase {number} failed")
+
+    phases = loop.Phases(Source(), kept=2)
+    with pytest.raises(RuntimeError, match="phase 0 failed"):
+        phases(0)
+    phases.close()

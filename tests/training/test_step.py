@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from temdiff_jax.condition import ResidualScale
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
@@ -110,15 +109,3 @@ def test_targets_are_the_residual_or_without_condition_the_volume():
 def test_mean_ratio_of_a_network_that_adds_nothing_is_one():
     ratio = steps.mean_ratio(fresh_state().params, make_batch(), SCALE, network=NETWORK)
     np.testing.assert_allclose(ratio, 1.0, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [(0, 0.0), (50, 0.5), (100, 1.0), (500, 1.0), (800, 1.0), (900, 0.5), (1000, 0.0)],
-)
-def test_learning_rate_rises_holds_and_falls(step, expected):
-    config = OptimConfig(
-        learning_rate=2e-3, warmup_steps=100, num_steps=1000, decay_steps=200
-    )
-    rate = steps.learning_rate(config)(step)
-    np.testing.assert_allclose(rate, expected * 2e-3, atol=1e-8)
