@@ -18,7 +18,7 @@ def reconstruct(
     stack: Annotated[
         pathlib.Path,
         typer.Argument(
-            metavar="STACK", help="Aligned tilt series: MRC family, TIFF, .npz, .npy."
+            metavar="STACK", help="Tilt series: MRC family, TIFF, .npz, .npy."
         ),
     ],
     angles: Annotated[
@@ -27,6 +27,14 @@ def reconstruct(
             metavar="FILE",
             help="Tilt angles: .tlt, .rawtlt, .mdoc, .aln. Not needed when the stack "
             "carries them.",
+        ),
+    ] = None,
+    alignment: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Shifts and rotations of raw images: .xf, .aln. Without it the "
+            "images are taken as aligned.",
         ),
     ] = None,
     thickness: Annotated[
@@ -86,7 +94,7 @@ def reconstruct(
         bool, typer.Option("--json", help="Print the record of the run as JSON.")
     ] = False,
 ) -> None:
-    """Reconstruct the volume of an aligned tilt series.
+    """Reconstruct the volume of a tilt series.
 
     Writes NAME_temdiff.mrc (mean), NAME_std.mrc, NAME_report.png and
     NAME.temdiff.json.
@@ -101,6 +109,7 @@ def reconstruct(
     series = tilt_series.load_tilt_series(
         stack,
         angles,
+        alignment=alignment,
         voxel_size_angstrom=voxel_size,
         tilt_axis=tilt_axis,
         angle_range=angle_range,
@@ -110,7 +119,7 @@ def reconstruct(
         out,
         series.name,
         overwrite=overwrite,
-        inputs=[stack] if angles is None else [stack, angles],
+        inputs=[path for path in (stack, angles, alignment) if path is not None],
     )
     session.reconstruct(
         session.Session(context.obj or (), as_json=as_json),
@@ -129,6 +138,7 @@ def reconstruct(
         source={
             "path": stack,
             "angles_path": angles,
+            "alignment_path": alignment,
             "angle_range_deg": angle_range,
             "bin": bin_factor,
         },

@@ -15,7 +15,9 @@ centre lies in the raw image.  The aligned image is read from the raw one there:
     aligned(q) = raw(R(psi) q + s)
 
 Warp's axis angle and offsets (in Angstrom, from its centre n / 2) and AreTomo's ROT,
-TX, TY follow this formula.
+TX, TY follow this formula.  IMOD's transforms go the other way and need not be
+rotations: p' = A p + d from raw to aligned, so that the aligned image is read at
+A^-1 q - A^-1 d.
 """
 
 from __future__ import annotations
@@ -59,6 +61,26 @@ def apply_inplane(
       InputError: not [n_tilts, y, x], numbers that do not fit the stack or are not
         finite, an order or a shape that cannot be.
     """
+    matrices, shifts = rotations(axis_angle_deg, shifts_px, np.shape(stack)[0])
+    return apply_maps(stack, matrices, shifts, shape=shape, order=order)
+
+
+def apply_maps(
+    stack: ArrayLike,
+    matrices: np.ndarray,
+    shifts_px: ArrayLike,
+    *,
+    shape: Sequence[int] | None = None,
+    order: int = 3,
+) -> np.ndarray:
+    """Read aligned images from raw ones: aligned(q) = raw(M q + s).
+
+    Args:
+      stack: Raw images [n_tilts, y, x], real.
+      matrices: M on (x, y), [n_tilts, 2, 2].
+      shifts_px: s as (x, y), [n_tilts, 2].
+      shape, order: As for `apply_inplane`, which see for what is returned and raised.
+    """
     stack = np.asarray(stack)
     checks.check_form(stack, "align")
     if isinstance(order, bool) or order not in range(MAX_ORDER + 1):
@@ -66,7 +88,7 @@ def apply_inplane(
             "align: order", f"a whole number from 0 to {MAX_ORDER}", order, "pass 3"
         )
     height, width = _shape(stack.shape[1:], shape)
-    matrices, offsets = _to_raw(stack.shape, axis_angle_deg, shifts_px, (height, width))
+    matrices, offsets = _to_raw(stack.shape, matrices, shifts_px, (height, width))
     aligned = np.empty((stack.shape[0], height, width), np.float32)
     for index, image in enumerate(stack):
         # float64: a spline's prefilter rings on rounding of large counts.
@@ -103,9 +125,21 @@ def covered(
     Raises:
       InputError: as `apply_inplane`.
     """
+    matrices, shifts = rotations(axis_angle_deg, shifts_px, int(raw_shape[0]))
+    return covered_by_maps(raw_shape, matrices, shifts, shape=shape)
+
+
+def covered_by_maps(
+    raw_shape: Sequence[int],
+    matrices: np.ndarray,
+    shifts_px: ArrayLike,
+    *,
+    shape: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Where `apply_maps` finds data, as `covered`."""
     raw_shape = tuple(int(n) for n in raw_shape)
     height, width = _shape(raw_shape[1:], shape)
-    matrices, offsets = _to_raw(raw_shape, axis_angle_deg, shifts_px, (height, width))
+    matrices, offsets = _to_raw(raw_shape, matrices, shifts_px, (height, width))
     grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"))
     at = np.einsum("nij,jyx->niyx", matrices, grid) + offsets[:, :, None, None]
     last = np.asarray(raw_shape[1:])[:, None, None] - 1
@@ -123,16 +157,20 @@ def _shape(raw: Sequence[int], shape: Sequence[int] | None) -> tuple[int, int]:
     return wanted[0], wanted[1]
 
 
-def _to_raw(
-    raw_shape: Sequence[int],
-    axis_angle_deg: ArrayLike,
-    shifts_px: ArrayLike,
-    shape: tuple[int, int],
+def rotations(
+    axis_angle_deg: ArrayLike, shifts_px: ArrayLike, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Matrices [n, 2, 2] and offsets [n, 2] from aligned (row, column) to raw."""
-    count = raw_shape[0]
+    """M [n_tilts, 2, 2] and s [n_tilts, 2] of known axis angles and shifts.
+
+    Args:
+      axis_angle_deg: psi in degrees, one number or one a tilt.
+      shifts_px: s as (x, y) in pixels, [n_tilts, 2].
+      count: Number of tilts.
+
+    Raises:
+      InputError: numbers that do not fit the count or are not finite.
+    """
     angles = np.asarray(axis_angle_deg, np.float64)
-    shifts = np.asarray(shifts_px, np.float64)
     if angles.shape not in ((), (count,)) or not np.isfinite(angles).all():
         raise gate.bad_input(
             "align: axis_angle_deg",
@@ -140,6 +178,42 @@ def _to_raw(
             f"shape {list(angles.shape)}",
             "pass degrees, one a tilt",
         )
+    psi = np.deg2rad(np.broadcast_to(angles, count))
+    cos, sin = np.cos(psi), np.sin(psi)
+    matrices = np.stack([cos, -sin, sin, cos], axis=-1).reshape(count, 2, 2)
+    return matrices, np.asarray(shifts_px, np.float64)
+
+
+def inverted(
+    matrices: np.ndarray, shifts_px: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """M and s of transforms p' = A p + d that go from raw to aligned (IMOD).
+
+    Raises:
+      InputError: a matrix that squeezes the image to a line.
+    """
+    determinants = np.linalg.det(matrices)
+    if not np.isfinite(determinants).all() or np.abs(determinants).min() < 1e-3:
+        bad = int(np.argmin(np.abs(np.nan_to_num(determinants))))
+        raise gate.bad_input(
+            f"align: transform {bad}",
+            "a matrix that can be inverted",
+            matrices[bad].tolist(),
+            "check the .xf file",
+        )
+    back = np.linalg.inv(matrices)
+    return back, -np.einsum("nij,nj->ni", back, shifts_px)
+
+
+def _to_raw(
+    raw_shape: Sequence[int],
+    matrices: np.ndarray,
+    shifts_px: ArrayLike,
+    shape: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Matrices [n, 2, 2] and offsets [n, 2] from aligned (row, column) to raw."""
+    count = raw_shape[0]
+    shifts = np.asarray(shifts_px, np.float64)
     if shifts.shape != (count, 2) or not np.isfinite(shifts).all():
         raise gate.bad_input(
             "align: shifts_px",
@@ -147,10 +221,8 @@ def _to_raw(
             f"shape {list(shifts.shape)}",
             "pass the shifts of this series in pixels",
         )
-    psi = np.deg2rad(np.broadcast_to(angles, count))
-    cos, sin = np.cos(psi), np.sin(psi)
-    # Rows are y and columns x, so the matrix on (y, x) has the sines exchanged.
-    matrices = np.stack([cos, sin, -sin, cos], axis=-1).reshape(count, 2, 2)
+    # Rows are y and columns x: both indices of a matrix on (x, y) are exchanged.
+    swapped = np.asarray(matrices, np.float64)[:, ::-1, ::-1]
     raw_centre = (np.asarray(raw_shape[1:], np.float64) - 1) / 2
     centre = (np.asarray(shape, np.float64) - 1) / 2
-    return matrices, raw_centre + shifts[:, ::-1] - matrices @ centre
+    return swapped, raw_centre + shifts[:, ::-1] - swapped @ centre

@@ -11,7 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from temdiff_jax.io import aln, axis, checks, gate, mrc, npz, side_files, tiff
+from temdiff_jax.io import (
+    align2d,
+    aln,
+    axis,
+    checks,
+    gate,
+    mrc,
+    npz,
+    side_files,
+    tiff,
+)
 
 _SAME_VOXEL = 1e-3
 
@@ -62,6 +72,7 @@ def load_tilt_series(
     path: str | os.PathLike[str],
     angles: AnglesSource = None,
     *,
+    alignment: str | os.PathLike[str] | None = None,
     voxel_size_angstrom: float | None = None,
     tilt_axis: str = "y",
     angle_range: tuple[float, float] | None = None,
@@ -73,7 +84,10 @@ def load_tilt_series(
     Args:
       path: MRC family, .tif/.tiff, .npz or .npy; images [n_tilts, y, x].
       angles: A .tlt, .rawtlt, .mdoc, .aln or text file, or degrees in stack order;
-        None takes the ones that the stack itself carries (.npz, extended MRC header).
+        None takes the ones of an .aln alignment, else those that the stack itself
+        carries (.npz, extended MRC header).
+      alignment: An IMOD .xf or AreTomo .aln whose shifts and rotations are applied to
+        the raw images; None for images that are aligned.
       voxel_size_angstrom: Pixel pitch; overrules the file.
       tilt_axis: "y" or "x", direction of the tilt axis in the file (see `axis`).
       angle_range: (lowest, highest) angle to keep, degrees, inclusive.
@@ -88,11 +102,19 @@ def load_tilt_series(
     """
     path, _ = gate.regular_file(path)
     stack = _read_stack(path, max_input_gb)
+    if alignment is not None and angles is None and _is_aln(alignment):
+        angles = alignment
     views, degrees, pitch, notes = _angles_for(
         path, stack, angles, allow_small_angles=allow_small_angles
     )
+    if alignment is None and isinstance(angles, str | os.PathLike) and _is_aln(angles):
+        name = pathlib.Path(angles).name
+        notes.append(f"{name}: only the angles are used; pass it as --alignment too")
     stated, voxel_notes = _pitch(stack.voxel, pitch, voxel_size_angstrom, path.name)
     tilts = stack.tilts if views is None else stack.tilts[views]
+    if alignment is not None:
+        tilts, align_notes = _aligned(path, tilts, pathlib.Path(alignment), views)
+        notes.extend(align_notes)
     series = tilt_series_from_arrays(
         tilts,
         degrees,
@@ -251,10 +273,7 @@ def _angles_of_aln(
 ) -> tuple[np.ndarray, np.ndarray, None, list[str]]:
     """Match rows to images: a raw stack by section, a cleaned one by rank."""
     table = aln.read_aln(source)
-    notes = [
-        *table.warnings,
-        f"{source.name}: only the angles are used; shifts and rotations are not",
-    ]
+    notes = list(table.warnings)
     rank = np.argsort(table.views)
     if count == len(table.views):
         return np.arange(count), table.tilts_deg[rank], None, notes
@@ -266,6 +285,61 @@ def _angles_of_aln(
         f"{count} tilts",
         "pass the .aln file of this series",
     )
+
+
+def _is_aln(path: str | os.PathLike[str]) -> bool:
+    return pathlib.Path(path).suffix.lower() == ".aln"
+
+
+def _aligned(
+    path: pathlib.Path,
+    tilts: np.ndarray,
+    source: pathlib.Path,
+    views: np.ndarray | None,
+) -> tuple[np.ndarray, list[str]]:
+    """Images turned and shifted as an alignment file says, and notes."""
+    notes = []
+    if _is_aln(source):
+        table = aln.read_aln(source)
+        rank = np.argsort(table.views)
+        angles, shifts = table.rotations_deg[rank], table.shifts_px[rank]
+        _check_rows(path, source, len(angles), len(tilts))
+        matrices, shifts = align2d.rotations(angles, shifts, len(tilts))
+    elif source.suffix.lower() == ".xf":
+        transforms = side_files.read_xf(source)
+        matrices, shifts = align2d.inverted(transforms.matrices, transforms.shifts_px)
+        if views is not None and len(matrices) > len(tilts):
+            matrices, shifts = matrices[views], shifts[views]
+        _check_rows(path, source, len(matrices), len(tilts))
+        untouched = transforms.identity_views
+        if 0 < len(untouched) < len(transforms.matrices):
+            notes.append(
+                f"{source.name}: no transform for views {list(untouched)} (from 0); "
+                "some programs mark views so that they left out"
+            )
+    else:
+        raise gate.bad_input(
+            source, "an alignment ending in .xf or .aln", source.suffix, "pass one"
+        )
+    seen = align2d.covered_by_maps(tilts.shape, matrices, shifts)
+    lost = 100 * (1 - float(seen.mean()))
+    notes.append(
+        f"{source.name}: shifts and rotations applied; {lost:.1f} % of the pixels lie "
+        "outside the raw images and take their median"
+    )
+    return align2d.apply_maps(tilts, matrices, shifts), notes
+
+
+def _check_rows(
+    path: pathlib.Path, source: pathlib.Path, rows: int, count: int
+) -> None:
+    if rows != count:
+        raise gate.bad_input(
+            f"{path} and {source}",
+            f"one transform per tilt, {count}",
+            rows,
+            "pass the alignment file of this series",
+        )
 
 
 def _angle_hint(path: pathlib.Path) -> str:
