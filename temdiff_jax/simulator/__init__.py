@@ -4,6 +4,7 @@ from temdiff_jax.simulator.errors import ALIGNED as ALIGNED
 from temdiff_jax.simulator.errors import IMPERFECT as IMPERFECT
 from temdiff_jax.simulator.errors import DrawnErrors as DrawnErrors
 from temdiff_jax.simulator.errors import ErrorConfig as ErrorConfig
+from temdiff_jax.simulator.imaging import DETECTORS as DETECTORS
 from temdiff_jax.simulator.imaging import ImagingConfig as ImagingConfig
 from temdiff_jax.simulator.imaging import SimulatedSeries as SimulatedSeries
 from temdiff_jax.simulator.imaging import simulate_series as simulate_series

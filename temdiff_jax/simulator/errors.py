@@ -16,7 +16,8 @@ class ErrorConfig:
 
     Ranges follow public simulators and microscope experience: shifts of 0.5-1.5
     px after alignment, slow drift, 0.1 degree of tilt and rotation error, 0.1 % of
-    magnification, 3 % of dose per tilt.
+    magnification, 3 % of dose per tilt.  ``z_shrink`` is the largest share of its
+    thickness that a section loses in the beam.
     """
 
     shift_px: float = 0.0
@@ -28,6 +29,7 @@ class ErrorConfig:
     magnification: float = 0.0
     gain: float = 0.0
     ramp: float = 0.0
+    z_shrink: float = 0.0
 
 
 ALIGNED = ErrorConfig()
@@ -50,6 +52,7 @@ class DrawnErrors(NamedTuple):
       magnification: Factor, 1 is none.
       gain: Factor on the dose.
       ramp: Beam ramp ``[n_tilts, 2]`` along u and v, relative, edge to edge.
+      thickness: Factor on the specimen's thickness, scalar, 1 is none.
     """
 
     shift_u: jax.Array
@@ -59,6 +62,7 @@ class DrawnErrors(NamedTuple):
     magnification: jax.Array
     gain: jax.Array
     ramp: jax.Array
+    thickness: jax.Array
 
 
 def draw_errors(
@@ -92,7 +96,30 @@ def draw_errors(
         ramp=jax.random.uniform(
             keys[9], (n, 2), minval=-config.ramp, maxval=config.ramp
         ),
+        thickness=jax.random.uniform(
+            jax.random.fold_in(key, 10), minval=1.0 - config.z_shrink, maxval=1.0
+        ),
     )
+
+
+def shrink(volume: jax.Array, factor: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A slab ``[z, x, y]`` pressed to ``factor`` of its thickness about its middle.
+
+    Linear interpolation between planes; a pressed slab keeps its densities per voxel,
+    as a section does that loses mass with its thickness.
+
+    Returns:
+      The slab, 0 above and below it, and the share of each plane that is inside,
+      ``[z]``.
+    """
+    nz = volume.shape[0]
+    plane = jnp.arange(nz, dtype=volume.dtype) - (nz - 1) / 2
+    source = plane / factor
+    inside = jnp.clip(0.5 * nz * factor + 0.5 - jnp.abs(plane), 0.0, 1.0)
+    at = jnp.clip(source + (nz - 1) / 2, 0.0, nz - 1.0)
+    taps = jnp.maximum(0.0, 1.0 - jnp.abs(at[:, None] - jnp.arange(nz)))
+    pressed = jnp.einsum("kz,zxy->kxy", taps, volume, precision="highest")
+    return pressed * inside[:, None, None], inside
 
 
 def warp_tilts(tilts: jax.Array, errors: DrawnErrors) -> jax.Array:

@@ -20,12 +20,25 @@ from temdiff_jax.simulator.errors import (
     DrawnErrors,
     ErrorConfig,
     draw_errors,
+    shrink,
     warp_tilts,
 )
 
 # Below this many expected electrons a count is treated as this many, so that the
 # logarithm stays finite where a beam is fully stopped.
 MIN_COUNTS = 0.5
+
+
+# Modulation transfer at 1/4, 1/2 and 3/4 of Nyquist, read from the curves that ship
+# with InSilicoTEM (Vulovic et al., J. Struct. Biol. 2013); a CCD is the middle of its
+# four.
+DETECTORS = {
+    "K2": (0.90, 0.79, 0.66),
+    "Falcon": (0.41, 0.16, 0.09),
+    "CCD": (0.42, 0.15, 0.05),
+}
+# Electrons of a hot pixel in units of the dose, uniform.
+HOT_LEVEL = (3.0, 30.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +51,10 @@ class ImagingConfig:
       resin_path: Mean t / Lambda of the resin at zero tilt, uniform.
       contrast: Standard deviation of the stain's -ln T at zero tilt, uniform.
       blur_px: Gaussian detector and optics blur, pixels, uniform.
+      mtf: Transfer of the detector at 1/4, 1/2 and 3/4 of Nyquist, after the blur;
+        None for a perfect one.  ``DETECTORS`` holds measured ones.
       read_noise: Electrons rms.
+      hot_pixels: Share of detector pixels that are too bright, the same in every tilt.
       errors: Geometric and intensity errors.
       exact_counts: Poisson draws; false takes the Gaussian limit (above some 100
         electrons the two cannot be told apart, and it is faster).
@@ -49,7 +65,9 @@ class ImagingConfig:
     resin_path: tuple[float, float] = (0.4, 1.2)
     contrast: tuple[float, float] = (0.15, 0.45)
     blur_px: tuple[float, float] = (0.0, 0.8)
+    mtf: tuple[float, float, float] | None = None
     read_noise: float = 2.0
+    hot_pixels: float = 0.0
     errors: ErrorConfig = ALIGNED
     exact_counts: bool = True
 
@@ -93,6 +111,21 @@ def gaussian_blur(tilts: jax.Array, sigma: jax.Array, radius: int = 4) -> jax.Ar
     return tilts
 
 
+def apply_mtf(tilts: jax.Array, mtf: tuple[float, float, float]) -> jax.Array:
+    """Filters ``[n_tilts, u, y]`` by a radial detector transfer.
+
+    Linear between 1 at zero frequency, the three values at 1/4, 1/2, 3/4 of Nyquist
+    and the last of them beyond; mirrored borders, so that no edge wraps around.
+    """
+    nu, ny = tilts.shape[1:]
+    padded = jnp.pad(tilts, ((0, 0), (0, nu), (0, ny)), mode="symmetric")
+    radius = jnp.hypot(jnp.fft.fftfreq(2 * nu)[:, None], jnp.fft.rfftfreq(2 * ny))
+    knots = jnp.array([0.0, 0.125, 0.25, 0.375])
+    transfer = jnp.interp(radius, knots, jnp.array([1.0, *mtf]))
+    spectrum = jnp.fft.rfft2(padded) * transfer
+    return jnp.fft.irfft2(spectrum, s=(2 * nu, 2 * ny))[:, :nu, :ny]
+
+
 def simulate_series(
     key: jax.Array,
     stain: jax.Array,
@@ -123,12 +156,16 @@ def simulate_series(
     dose = jnp.exp(log_dose)
     errors = draw_errors(keys[1], geometry.angles_rad, config.errors)
     nz = geometry.volume_shape[0]
+    inside = None
+    if config.errors.z_shrink:
+        stain, inside = shrink(stain, errors.thickness)
     flat = jnp.sum(stain, axis=0)
     contrast = uniform(keys[2], config.contrast) / jnp.maximum(jnp.std(flat), 1e-6)
     resin = uniform(keys[3], config.resin_path) / nz
     volume = contrast * stain
     if config.mode == "bright_field":
-        volume = volume + jnp.maximum(resin - contrast * jnp.mean(stain), 0.0)
+        base = jnp.maximum(resin - contrast * jnp.mean(stain), 0.0)
+        volume = volume + (base if inside is None else base * inside[:, None, None])
     true_geometry = dataclasses.replace(
         geometry, angles_rad=geometry.angles_rad + errors.tilt_rad, steep=None
     )
@@ -151,7 +188,11 @@ def simulate_series(
             f"{config.mode!r}; correct the imaging configuration"
         )
     expected = level * gaussian_blur(signal, blur)
+    if config.mtf is not None:
+        expected = apply_mtf(expected, config.mtf)
     counts = _draw_counts(keys[5], keys[6], expected, config)
+    if config.hot_pixels:
+        counts = _with_hot_pixels(jax.random.fold_in(key, 7), counts, dose, config)
     if config.mode == "bright_field":
         tilts = -jnp.log(jnp.maximum(counts, MIN_COUNTS) / dose)
     else:
@@ -163,6 +204,15 @@ def _ramp(ramp, shape):
     u = jnp.linspace(-0.5, 0.5, shape[1])[None, :, None]
     v = jnp.linspace(-0.5, 0.5, shape[2])[None, None, :]
     return 1.0 + ramp[:, 0, None, None] * u + ramp[:, 1, None, None] * v
+
+
+def _with_hot_pixels(key, counts, dose, config):
+    key_where, key_level = jax.random.split(key)
+    shape = counts.shape[1:]
+    hot = jax.random.bernoulli(key_where, config.hot_pixels, shape)
+    low, high = HOT_LEVEL
+    level = dose * jax.random.uniform(key_level, shape, minval=low, maxval=high)
+    return jnp.where(hot, counts + level, counts)
 
 
 def _draw_counts(key, key_read, expected, config):

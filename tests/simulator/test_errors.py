@@ -161,3 +161,35 @@ def test_configurations_are_frozen_and_comparable():
     assert errors.ErrorConfig() == errors.ALIGNED != errors.IMPERFECT
     with pytest.raises(dataclasses.FrozenInstanceError):
         errors.ALIGNED.gain = 1.0
+
+
+def test_a_pressed_slab_moves_its_planes_towards_the_middle():
+    """A Gaussian layer at height h comes to lie at f h, f times as thick."""
+    nz, factor, height, width = 81, 0.7, 12.0, 5.0
+    z = np.arange(nz) - (nz - 1) / 2
+    layer = np.exp(-((z - height) ** 2) / (2 * width**2))
+    slab = jnp.asarray(np.tile(layer[:, None, None], (1, 2, 3)), jnp.float32)
+    pressed, inside = errors.shrink(slab, jnp.float32(factor))
+    profile = np.asarray(pressed[:, 0, 0], np.float64)
+    mean = profile @ z / profile.sum()
+    spread = np.sqrt(profile @ (z - mean) ** 2 / profile.sum())
+    assert mean == pytest.approx(factor * height, abs=0.02)
+    assert spread == pytest.approx(factor * width, rel=0.03)
+    assert float(inside.sum()) == pytest.approx(factor * nz, rel=1e-5)
+
+
+def test_a_slab_of_full_thickness_is_untouched():
+    slab = jax.random.normal(jax.random.key(2), (9, 4, 5))
+    pressed, inside = errors.shrink(slab, jnp.float32(1.0))
+    np.testing.assert_allclose(pressed, slab, atol=1e-6)
+    np.testing.assert_array_equal(inside, 1.0)
+
+
+def test_thickness_is_drawn_within_its_bound():
+    config = errors.ErrorConfig(z_shrink=0.3)
+    drawn = [
+        float(errors.draw_errors(jax.random.key(i), ANGLES, config).thickness)
+        for i in range(30)
+    ]
+    assert 0.7 <= min(drawn) < 0.8 and 0.9 < max(drawn) <= 1.0
+    assert float(NONE.thickness) == 1.0

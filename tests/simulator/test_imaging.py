@@ -7,10 +7,13 @@ import pytest
 
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import project
-from temdiff_jax.simulator.errors import ALIGNED, IMPERFECT, ErrorConfig
+from temdiff_jax.simulator.errors import ALIGNED, IMPERFECT, ErrorConfig, shrink
 from temdiff_jax.simulator.imaging import (
+    DETECTORS,
+    HOT_LEVEL,
     MIN_COUNTS,
     ImagingConfig,
+    apply_mtf,
     gaussian_blur,
     simulate_series,
 )
@@ -230,3 +233,54 @@ def test_blur_keeps_the_mean_and_spreads_by_sigma(sigma):
 def test_blur_of_zero_changes_nothing():
     tilts = jax.random.normal(jax.random.key(15), (2, 9, 11))
     np.testing.assert_array_equal(gaussian_blur(tilts, jnp.float32(0.0)), tilts)
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_transfer_of_a_wave_is_that_of_the_table(name):
+    """Waves along u and along y at 1/4, 1/2, 3/4 of Nyquist, mirror-symmetric."""
+    nu, ny = 64, 48
+    for value, share in zip(DETECTORS[name], (0.25, 0.5, 0.75), strict=True):
+        for size, axis in ((nu, 1), (ny, 2)):
+            wave = jnp.cos(np.pi * share * (jnp.arange(size) + 0.5))
+            shape = [1, 1, 1]
+            shape[axis] = size
+            image = jnp.broadcast_to(3.0 + wave.reshape(shape), (1, nu, ny))
+            expected = 3.0 + value * (image - 3.0)
+            got = apply_mtf(image, DETECTORS[name])
+            np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_detector_transfer_dims_the_fine_detail_of_a_series(stain):
+    sharp = dataclasses.replace(COUNTING, mode="haadf", dose=(1e8, 1e8))
+    soft = dataclasses.replace(sharp, mtf=DETECTORS["CCD"])
+    power = []
+    for config in (sharp, soft):
+        tilts = simulate_series(jax.random.key(6), stain, GEOMETRY, config).tilts
+        power.append(float(jnp.mean(jnp.diff(tilts, axis=1) ** 2)))
+    assert power[1] < 0.6 * power[0]
+
+
+def test_hot_pixels_stay_where_they_are(stain):
+    config = dataclasses.replace(COUNTING, hot_pixels=0.02)
+    clean = simulate_series(jax.random.key(7), stain, GEOMETRY, COUNTING)
+    hot = simulate_series(jax.random.key(7), stain, GEOMETRY, config)
+    extra = np.asarray(hot.counts - clean.counts)
+    marked = extra > 0
+    assert np.array_equal(marked[0], marked[1]) and np.array_equal(marked[0], marked[2])
+    share = marked[0].mean()
+    assert share == pytest.approx(0.02, abs=4 * np.sqrt(0.02 / marked[0].size))
+    level = extra[marked] / 400.0
+    assert HOT_LEVEL[0] <= level.min() and level.max() <= HOT_LEVEL[1]
+
+
+def test_a_shrunken_section_returns_its_truth(stain):
+    errors = ErrorConfig(z_shrink=0.4)
+    config = dataclasses.replace(COUNTING, mode="ideal", errors=errors)
+    series = simulate_series(jax.random.key(8), stain, GEOMETRY, config)
+    assert 0.6 <= float(series.errors.thickness) < 1.0
+    np.testing.assert_allclose(
+        series.tilts, project(series.volume, GEOMETRY), rtol=1e-4, atol=1e-5
+    )
+    pressed, _ = shrink(stain, series.errors.thickness)
+    factor = 0.2 / np.std(np.sum(pressed, axis=0))
+    np.testing.assert_allclose(series.volume, factor * pressed, rtol=1e-4, atol=1e-6)
