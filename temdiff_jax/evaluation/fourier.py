@@ -241,6 +241,48 @@ def spectrum_ratio(
     return SpectrumRatio(grid.frequency, curves[0], curves[1])
 
 
+def power_spectrum(
+    values: ArrayLike,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean power per shell of an image or a volume of unit variance.
+
+    Borders are faded out by a Hann window along every axis, since a picture is not
+    periodic; white noise has the power 1 at every frequency.
+
+    Args:
+        values: ``[y, x]`` or ``[z, y, x]``.
+
+    Returns:
+        Frequency in cycles per pixel, up to Nyquist, and power; both
+        ``[min(shape) // 2]``.
+
+    Raises:
+        ValueError: constant or not finite.
+    """
+    array = np.asarray(values, np.float64)
+    spread = array.std()
+    if not np.isfinite(spread) or spread <= 0:
+        raise ValueError(
+            f"power spectrum: expected finite values that vary, got a standard "
+            f"deviation of {spread}; leave constant volumes out"
+        )
+    window = np.ones(())
+    for size in array.shape:
+        window = np.multiply.outer(window, np.hanning(size + 2)[1:-1])
+    transform = fft.fftn(window * (array - array.mean()) / spread)
+    radius = np.sqrt(
+        sum(f**2 for f in np.meshgrid(*map(np.fft.fftfreq, array.shape), indexing="ij"))
+    )
+    num_shells = max(1, min(array.shape) // 2)
+    shell = np.rint(radius * 2 * num_shells).astype(np.intp).ravel()
+    power = (np.abs(transform) ** 2 / np.sum(window**2)).ravel()
+    count = np.bincount(shell, minlength=num_shells + 1)
+    sums = np.bincount(shell, weights=power, minlength=num_shells + 1)
+    inside = slice(1, num_shells + 1)
+    frequency = (np.arange(num_shells) + 1) * 0.5 / num_shells
+    return frequency, sums[inside] / np.maximum(count[inside], 1)
+
+
 def fourier_shell_correlation(
     first: ArrayLike,
     second: ArrayLike,

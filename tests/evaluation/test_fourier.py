@@ -224,3 +224,24 @@ def test_taper_keeps_an_edge_from_leaking_into_the_wedge():
 def test_unusable_angles_are_refused(angles):
     with pytest.raises(ValueError, match="angle list is unusable: expected .* got"):
         fourier.measured_region(SHAPE, angles)
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (24, 32, 28)])
+def test_white_noise_has_a_flat_spectrum_of_one(shape):
+    noise = np.random.default_rng(0).normal(3.0, 5.0, size=shape)
+    frequency, power = fourier.power_spectrum(noise)
+    assert frequency[-1] == 0.5 and len(power) == min(shape) // 2
+    assert power[4:].mean() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_wave_has_its_power_in_its_shell():
+    columns = np.arange(96)
+    image = np.tile(np.cos(2 * np.pi * 0.25 * columns), (96, 1))
+    frequency, power = fourier.power_spectrum(image)
+    assert frequency[np.argmax(power)] == pytest.approx(0.25, abs=0.011)
+    assert power[np.abs(frequency - 0.25) > 0.05].max() < 1e-3 * power.max()
+
+
+def test_spectrum_of_a_constant_is_refused():
+    with pytest.raises(ValueError, match="expected finite values that vary"):
+        fourier.power_spectrum(np.ones((8, 8)))
