@@ -26,7 +26,7 @@ from temdiff_jax.priors import load_prior
 from temdiff_jax.projector.quadratic import Metric
 from temdiff_jax.reconstruction import reconstruct
 from temdiff_jax.simulator import grey_to_stain
-from temdiff_jax.training.data import load_sources
+from temdiff_jax.training.volumes import load_sources
 from temdiff_jax.types import InputError
 
 _PRIOR = flags.DEFINE_string("prior", "default", "Name or path.")

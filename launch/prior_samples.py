@@ -26,7 +26,7 @@ from temdiff_jax.model import NUM_FEATURES, Condition, Network
 from temdiff_jax.priors import load_prior
 from temdiff_jax.report import gallery
 from temdiff_jax.simulator import grey_to_stain
-from temdiff_jax.training.data import load_sources
+from temdiff_jax.training.volumes import load_sources
 from temdiff_jax.types import InputError
 
 _DATA = flags.DEFINE_string("data_dir", None, "Folder of the volumes.", required=True)

@@ -37,7 +37,7 @@ from temdiff_jax.simulator import (
     simulate_series,
 )
 from temdiff_jax.training.config import DataConfig
-from temdiff_jax.training.data import load_sources
+from temdiff_jax.training.volumes import load_sources
 from temdiff_jax.types import InputError
 
 _DATA = flags.DEFINE_string("data_dir", None, "Folder of the volumes.", required=True)

@@ -81,6 +81,7 @@ CONFINED = {
     "mrcfile": ["io"],
     "orbax": ["training.checkpoint"],
     "rich": ["cli"],
+    "tensorstore": ["io"],
     "tifffile": ["io"],
     "typer": ["cli"],
 }

@@ -41,7 +41,7 @@ def inelastic_mean_free_path_nm(
     energy = np.asarray(voltage_kv, np.float64)
     if not np.all(energy > 0):
         raise ValueError(
-            f"voltage: expected kilovolts above zero, got {voltage_kv}; pass 80 to 300"
+            f"voltage: expected kilovolts above zero, got {energy}; pass 80 to 300"
         )
     relativistic = (1 + energy / (2 * REST_ENERGY_KEV)) / (
         1 + energy / REST_ENERGY_KEV

@@ -22,9 +22,9 @@ from temdiff_jax.baselines.tikhonov import TikhonovSettings, settings_for_half_r
 from temdiff_jax.geometry import TiltGeometry, lateral_margin_for
 from temdiff_jax.simulator import phantoms, sample_stain, simulate_series
 from temdiff_jax.simulator.imaging import ImagingConfig
-from temdiff_jax.simulator.stain import SourceBank, make_bank
+from temdiff_jax.simulator.stain import SourceBank
+from temdiff_jax.training import volumes
 from temdiff_jax.training.config import DataConfig, Scenario
-from temdiff_jax.types import InputError
 
 # NumPy while blocks and crops wait on the host, JAX inside a program.
 Array: TypeAlias = Any
@@ -53,31 +53,6 @@ class Batch(NamedTuple):
     estimate: Array
     coverage: Array
     features: Array
-
-
-def load_sources(folder: str | Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    """Reads ``path:key`` entries as uint8 volumes.
-
-    Raises:
-      InputError: A file or key is missing.
-    """
-    volumes = []
-    for name in names:
-        path, _, key = name.partition(":")
-        full = Path(folder) / path
-        if not full.is_file():
-            raise InputError(
-                f"training data: expected the file {path} below {folder}, found "
-                "none; pass --data_dir with the folder that holds it"
-            )
-        with np.load(full, allow_pickle=False) as archive:
-            if key not in archive:
-                raise InputError(
-                    f"training data: expected the key {key!r} in {path}, got "
-                    f"{sorted(archive)}; correct the configuration"
-                )
-            volumes.append(np.asarray(archive[key], np.uint8))
-    return volumes
 
 
 def wide_shape(scenario: Scenario, data: DataConfig) -> tuple[int, int, int]:
@@ -163,9 +138,12 @@ class BlockSource:
         self.phantom_shape = tuple(max(s[i] for s in shapes) for i in range(3))
 
     @classmethod
-    def from_files(cls, folder, names, data: DataConfig, seed: int) -> BlockSource:
-        """Loads the named volumes and packs them."""
-        return cls(make_bank(load_sources(folder, names)), data, seed)
+    def from_files(
+        cls, folder: str | Path, names: tuple[str, ...], data: DataConfig, seed: int
+    ) -> BlockSource:
+        """Loads the named volumes and packs them; raises as `volumes.load_sources`."""
+        bank = volumes.pack(volumes.load_weighted_sources(folder, names))
+        return cls(bank, data, seed)
 
     def block(self, phase: int, index: int, scenario: Scenario) -> Block:
         """Block ``index`` of a phase, as NumPy arrays."""

@@ -26,5 +26,5 @@ def test_a_tilted_section_is_thicker():
 
 
 def test_no_voltage_is_refused():
-    with pytest.raises(ValueError, match="kilovolts above zero, got 0"):
+    with pytest.raises(ValueError, match="kilovolts above zero, got 0.0"):
         physics.inelastic_mean_free_path_nm(0)

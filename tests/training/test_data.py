@@ -13,7 +13,7 @@ from temdiff_jax import condition
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import project
 from temdiff_jax.simulator import ImagingConfig
-from temdiff_jax.training import data, loop
+from temdiff_jax.training import data, loop, volumes
 from temdiff_jax.training.config import DataConfig, Scenario
 from temdiff_jax.types import InputError
 
@@ -224,6 +224,6 @@ def test_scale_is_measured_on_the_residual_of_the_blocks():
 
 def test_missing_file_and_missing_key_are_refused(folder):
     with pytest.raises(InputError, match="the file b.npz .*--data_dir"):
-        data.load_sources(folder, ("b.npz:volume",))
+        volumes.load_sources(folder, ("b.npz:volume",))
     with pytest.raises(InputError, match=r"the key 'x' in a.npz, got \['volume'\]"):
-        data.load_sources(folder, ("a.npz:x",))
+        volumes.load_sources(folder, ("a.npz:x",))
