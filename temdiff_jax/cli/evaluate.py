@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 STAINS = ("dark", "bright")
+REGIMES = ("aligned", "imperfect")
 METHODS = ("fbp", "sirt", "sart", "tv", "tikhonov", "mean", "posterior")
 # The window of the structural similarity alone spans 11 voxels.
 _SMALLEST = 16
@@ -51,6 +52,14 @@ def evaluate(
             help="Grey level of heavy stain: dark in FIB-SEM, bright in a density.",
         ),
     ] = "dark",
+    regime: Annotated[
+        str,
+        typer.Option(
+            metavar="aligned|imperfect",
+            help="Whether the series has the errors of a series aligned by hand: "
+            "shifts, tilt, rotation, dose. Its rows are kept in files of their own.",
+        ),
+    ] = "aligned",
     out: Annotated[
         pathlib.Path | None,
         typer.Option(
@@ -63,15 +72,17 @@ def evaluate(
     """Score methods on simulated series of known volumes."""
     names = options.parse_names("--methods", methods, METHODS)
     options.check_choice("--stain", stain, STAINS)
+    options.check_choice("--regime", regime, REGIMES)
 
     from temdiff_jax.evaluation import protocol, tables
 
     schemes = [protocol.Case.from_name(case) for case in cases.split(",")]
     truths = _truths(volumes, crop, stain_is_dark=stain == "dark")
-    rows_path = None if out is None else _prepare(out)
+    rows_path = None if out is None else _prepare(out, regime)
 
     from temdiff_jax.cli import environment, session
     from temdiff_jax.evaluation import runner
+    from temdiff_jax.simulator import IMPERFECT
 
     environment.enable_compile_cache()
     samples, steps, effort = options.effort(samples, steps, on_cpu=environment.on_cpu())
@@ -82,27 +93,35 @@ def evaluate(
         truths,
         schemes,
         runner.standard_methods(names, num_samples=samples, num_steps=steps, seed=seed),
-        runner.simulate_case,
+        runner.make_simulate(errors=IMPERFECT)
+        if regime == "imperfect"
+        else runner.simulate_case,
         seed=seed,
         results_path=rows_path,
         on_row=lambda row: _report(ui, row),
     )
-    accuracy = tables.t1(rows).markdown("Accuracy")
+    accuracy = tables.t1(rows).markdown(f"Accuracy, {regime} series")
     seconds, _ = tables.seconds_table(rows)
     text = f"{accuracy}\n{seconds}"
     if out is not None:
         from temdiff_jax.io import write
 
-        write.write_text(out / _TABLE, text, overwrite=True)
+        write.write_text(out / _named(_TABLE, regime), text, overwrite=True)
     typer.echo(text, nl=False)
 
 
-def _prepare(folder: pathlib.Path) -> pathlib.Path:
+def _named(file: str, regime: str) -> str:
+    """Rows of two regimes never share a file."""
+    stem, _, ending = file.partition(".")
+    return file if regime == "aligned" else f"{stem}_{regime}.{ending}"
+
+
+def _prepare(folder: pathlib.Path, regime: str) -> pathlib.Path:
     """Makes the folder and gives the file of rows in it."""
     from temdiff_jax.cli import outputs
 
-    rows = folder / _ROWS
-    outputs.prepare(folder, [rows, folder / _TABLE], overwrite=True)
+    rows = folder / _named(_ROWS, regime)
+    outputs.prepare(folder, [rows, folder / _named(_TABLE, regime)], overwrite=True)
     return rows
 
 

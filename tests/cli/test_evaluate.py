@@ -9,6 +9,7 @@ from temdiff_jax import evaluation
 from temdiff_jax.cli import environment
 from temdiff_jax.cli.main import main
 from temdiff_jax.io import mrc, write
+from temdiff_jax.simulator import IMPERFECT
 
 EDGE = 18
 
@@ -46,7 +47,13 @@ def runner(monkeypatch, tmp_path):
         return np.zeros((len(angles_deg), *truth.shape[1:]), np.float32)
 
     module = types.ModuleType("temdiff_jax.evaluation.runner")
+
+    def make_simulate(errors):
+        calls["errors"] = errors
+        return simulate_case
+
     module.standard_methods, module.simulate_case = standard_methods, simulate_case
+    module.make_simulate = make_simulate
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(evaluation, "runner", module, raising=False)
     monkeypatch.setattr(environment, "enable_compile_cache", lambda: tmp_path)
@@ -91,9 +98,26 @@ def test_a_second_run_with_the_same_folder_continues(volume, runner, tmp_path, c
     assert capsys.readouterr().out.endswith(table)
 
 
+def test_regimes_keep_their_rows_apart(volume, runner, tmp_path, capsys):
+    words = ["evaluate", str(volume), "--cases", "10/5", "--methods", "fbp"]
+    words += ["--out", str(tmp_path)]
+    assert main(words) == 0
+    assert "errors" not in runner and "aligned series" in capsys.readouterr().out
+    assert main([*words, "--regime", "imperfect"]) == 0
+    assert runner["errors"] == IMPERFECT
+    assert "imperfect series" in capsys.readouterr().out
+    names = {path.name for path in tmp_path.glob("evaluation*")}
+    assert names == {
+        f"evaluation{regime}.{ending}"
+        for regime in ("", "_imperfect")
+        for ending in ("jsonl", "md")
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [
+        (["--regime", "perfect"], "--regime"),
         (["--methods", "magic"], "--methods: expected one of fbp"),
         (["--cases", "10-1"], "case name is unreadable"),
         (["--cases", "10/3"], "case is no tilt scheme"),
