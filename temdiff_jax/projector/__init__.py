@@ -1,5 +1,15 @@
-"""Forward and back-projection of single-axis tilt series, exact adjoints."""
+"""Forward and back-projection of tilt series, exact adjoints, motions of the stage."""
 
+from temdiff_jax.projector.motion import Motion as Motion
+from temdiff_jax.projector.motion import MotionJacobian as MotionJacobian
+from temdiff_jax.projector.motion import backproject_dual as backproject_dual
+from temdiff_jax.projector.motion import backproject_moving as backproject_moving
+from temdiff_jax.projector.motion import jacobian_product as jacobian_product
+from temdiff_jax.projector.motion import jacobian_transpose as jacobian_transpose
+from temdiff_jax.projector.motion import linearize_motion as linearize_motion
+from temdiff_jax.projector.motion import no_motion as no_motion
+from temdiff_jax.projector.motion import project_dual as project_dual
+from temdiff_jax.projector.motion import project_moving as project_moving
 from temdiff_jax.projector.operators import normal_op as normal_op
 from temdiff_jax.projector.operators import operator_norm as operator_norm
 from temdiff_jax.projector.operators import ray_lengths as ray_lengths

@@ -357,7 +357,8 @@ def _write_shard(
 ) -> dict[str, Any]:
     with write.atomic_path(path, overwrite=True) as temporary:
         with temporary.open("wb") as stream:
-            np.savez_compressed(stream, **{SHARD_KEY: grey}, pixel_nm=target_nm)
+            arrays = {SHARD_KEY: grey, "pixel_nm": np.asarray(target_nm)}
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
         digest = tilt_series.file_sha256(temporary)
         size = temporary.stat().st_size
     return {
