@@ -4,7 +4,9 @@
 
 Each part is a ``NamedTuple`` of functions; solvers never know of constraints, and
 constraints never know of networks.  All arrays are batched over samples,
-``[b, z, x, y]``.
+``[b, z, x, y]``.  Here are the parts, how they combine, and the default solver;
+more solvers are in ``solvers``, rules in ``consistency`` and ``guidance``, whole
+samplers in ``published``.
 """
 
 from __future__ import annotations
@@ -105,6 +107,110 @@ def within(rule: Constraint, *, low: float = 0.0, high: float = jnp.inf) -> Cons
         )
 
     return Constraint(rule.init, apply)
+
+
+def every(rule: Constraint, count: int) -> Constraint:
+    """Applies a constraint at the first of every ``count`` calls."""
+
+    def apply(x0, sigma, aux):
+        calls, own = aux
+        x0, own = lax.cond(
+            calls % count == 0,
+            lambda operand: rule.apply(operand[0], sigma, operand[1]),
+            lambda operand: operand,
+            (x0, own),
+        )
+        return x0, (calls + 1, own)
+
+    return Constraint(lambda: (jnp.int32(0), rule.init()), apply)
+
+
+def then(kernel: Kernel, change: Callable[..., jax.Array], *, every: int = 1) -> Kernel:
+    """Changes x after the step of a kernel, or after every so many of its steps.
+
+    Args:
+      kernel: Any solver.
+      change: ``(key, before, after, sigma, sigma_next) -> x``; before and after are
+        the states around the step, the key is not the kernel's.
+      every: Steps from one change to the next; the last of so many is changed.
+
+    Returns:
+      A kernel whose ``aux`` is that of the inner kernel and a count of steps.
+    """
+
+    def init(x):
+        state = kernel.init(x)
+        return state._replace(aux=(state.aux, jnp.int32(0)))
+
+    def step(key, state, sigma, sigma_next):
+        inner, count = state.aux
+        before = state._replace(aux=inner)
+        after, info = kernel.step(key, before, sigma, sigma_next)
+        x = lax.cond(
+            (count + 1) % every == 0,
+            lambda: change(
+                jax.random.fold_in(key, 1), before, after, sigma, sigma_next
+            ),
+            lambda: after.x,
+        )
+        info = info._replace(update_rms=rms(x - state.x))
+        return State(x, after.x0, (after.aux, count + 1)), info
+
+    return Kernel(init, step)
+
+
+def rms(values: jax.Array) -> jax.Array:
+    """Root of the mean square of all entries."""
+    return jnp.sqrt(jnp.mean(values**2))
+
+
+class Sampler(NamedTuple):
+    """Everything about a method that does not depend on the key.
+
+    Attributes:
+      kernel: Solver with its predictor and constraints.
+      sigmas: Noise levels ``[n + 1]``, decreasing to zero.
+      start: ``(key, shape [b, ...]) -> x`` at the first level.
+      calls: Network evaluations of one step.
+      backward: Back-propagations through the network in one step.
+    """
+
+    kernel: Kernel
+    sigmas: jax.Array
+    start: Callable[[jax.Array, tuple[int, ...]], jax.Array]
+    calls: int
+    backward: int
+
+
+def from_noise(
+    sigmas: jax.Array, centre: jax.Array | float = 0.0
+) -> Callable[[jax.Array, tuple[int, ...]], jax.Array]:
+    """Start of a sampler at a centre plus noise of the first level."""
+
+    def start(key, shape):
+        return centre + sigmas[0] * jax.random.normal(key, shape, sigmas.dtype)
+
+    return start
+
+
+def sampler(
+    kernel: Kernel,
+    sigmas: jax.Array,
+    start: Callable[[jax.Array, tuple[int, ...]], jax.Array] | None = None,
+    *,
+    calls: int = 1,
+    backward: int = 0,
+) -> Sampler:
+    """A sampler that starts from noise unless told otherwise."""
+    start = from_noise(sigmas) if start is None else start
+    return Sampler(kernel, sigmas, start, calls, backward)
+
+
+def draw(method: Sampler, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Samples of a method, ``shape`` being ``[b, ...]``; dtype of its levels."""
+    key_start, key_steps = jax.random.split(key)
+    x_init = method.start(key_start, shape)
+    return run(method.kernel, key_steps, x_init, method.sigmas)[0].x
 
 
 def ddim(guess: Predictor, *, eta: float | jax.Array = 0.0) -> Kernel:

@@ -90,6 +90,16 @@ def test_all_embracing_within_is_invisible():
     np.testing.assert_array_equal(everywhere, guesses(doubling())[0])
 
 
+def test_every_step_is_invisible_and_every_third_acts_at_the_first_of_three():
+    everywhere, _ = guesses(algebra.every(doubling(), 1))
+    np.testing.assert_array_equal(everywhere, guesses(doubling())[0])
+    found, (_, (calls, acted)) = guesses(algebra.every(counting(0.1), 3))
+    assert (int(calls), int(acted)) == (8, 3)
+    plain, _ = guesses(None)
+    moved = np.any(found != plain, axis=(1, 2, 3, 4))
+    np.testing.assert_array_equal(np.flatnonzero(moved), [0, 3, 6])
+
+
 def test_within_acts_between_its_limits_and_counts_only_there():
     low, high = float(SIGMAS[5]), float(SIGMAS[2])
     found, (_, count) = guesses(algebra.within(counting(0.1), low=low, high=high))
@@ -131,6 +141,58 @@ def test_new_numbers_compile_nothing():
     assert program._cache_size() == 1
     np.testing.assert_array_equal(first, again)
     assert np.max(np.abs(other - first)) > 1e-3
+
+
+def nudge(key, before, after, sigma, sigma_next):
+    return after.x + 0.1 * before.x + jax.random.normal(key, after.x.shape)
+
+
+def test_then_changes_x_after_the_step_with_a_key_of_its_own():
+    inner = algebra.ddim(algebra.predictor(gaussian), eta=0.6)
+    key, levels = jax.random.key(2), SIGMAS[:2]
+    plain, _ = inner.step(key, inner.init(X), *levels)
+    for unchanged in (
+        algebra.then(inner, lambda key, before, after, s, t: after.x),
+        algebra.then(inner, nudge, every=2),
+    ):
+        state, _ = unchanged.step(key, unchanged.init(X), *levels)
+        np.testing.assert_array_equal(state.x, plain.x)
+    kernel = algebra.then(inner, nudge)
+    state, info = kernel.step(key, kernel.init(X), *levels)
+    added = state.x - plain.x - 0.1 * X
+    assert abs(np.std(added) - 1) < 0.2
+    step_noise = jax.random.normal(key, X.shape)
+    assert abs(np.corrcoef(np.ravel(added), np.ravel(step_noise))[0, 1]) < 0.3
+    np.testing.assert_allclose(info.update_rms, np.std(state.x - X), rtol=0.05)
+
+
+def test_then_counts_its_steps_across_chunks():
+    kernel = algebra.then(
+        algebra.ddim(algebra.predictor(gaussian)),
+        lambda key, before, after, s, t: after.x + 1.0,
+        every=3,
+    )
+    key = jax.random.key(3)
+    whole, _ = jax.jit(lambda x: algebra.run(kernel, key, x, SIGMAS))(X)
+    part = jax.jit(lambda s, start: algebra.run_steps(kernel, key, s, SIGMAS, start, 2))
+    state = kernel.init(X)
+    for start in range(0, 8, 2):
+        state, _ = part(state, jnp.int32(start))
+    assert int(whole.aux[1]) == 8
+    np.testing.assert_array_equal(state.x, whole.x)
+
+
+def test_draw_starts_where_the_sampler_says():
+    kernel = algebra.ddim(algebra.predictor(gaussian))
+    noisy = algebra.sampler(kernel, SIGMAS)
+    start = noisy.start(jax.random.key(0), (4000, 2))
+    np.testing.assert_allclose(start.std(), SIGMAS[0], rtol=0.05)
+    key_start, key_steps = jax.random.split(jax.random.key(5))
+    x = algebra.run(kernel, key_steps, noisy.start(key_start, (3, 2)), SIGMAS)[0].x
+    np.testing.assert_array_equal(algebra.draw(noisy, jax.random.key(5), (3, 2)), x)
+    fixed = algebra.sampler(kernel, SIGMAS, lambda key, shape: jnp.ones(shape))
+    drawn = algebra.draw(fixed, jax.random.key(5), (3, 2))
+    np.testing.assert_array_equal(drawn[0], drawn[1])
 
 
 def test_ddim_is_of_first_order_on_a_gaussian_prior(x64):

@@ -141,3 +141,219 @@ def test_sampler_draws_from_the_posterior_of_a_gaussian_prior(geometry):
     assert measured.size > 5 and unseen.size > 5
     assert 0.8 < measured.mean() < 1.25
     assert 0.8 < unseen.mean() < 1.25
+
+
+# Rules on a generic operator, with a small matrix in double precision.
+DIM, ROWS = 8, 5
+
+
+def matrix_problem(*, seed=0, positive=False, weight=None):
+    rng = np.random.default_rng(seed)
+    matrix = rng.normal(size=(ROWS, DIM)) / 2
+    if positive:
+        matrix = np.abs(matrix)
+        matrix[:, 3] = 0.0  # a voxel of no ray
+        matrix[2] = 0.0  # a ray of no length
+    weight = rng.uniform(0.5, 4.0, ROWS) if weight is None else weight
+    problem = consistency.Measurement(
+        lambda x: jnp.asarray(matrix) @ x,
+        lambda r: jnp.asarray(matrix).T @ r,
+        jnp.asarray(rng.normal(size=ROWS)),
+        jnp.asarray(weight),
+    )
+    return problem, matrix, jnp.asarray(rng.normal(size=(3, DIM)))
+
+
+def applied(rule, x0, sigma=0.8):
+    return np.asarray(jax.jit(rule.apply)(x0, sigma, rule.init())[0])
+
+
+def test_proximal_is_the_minimiser(x64):
+    problem, matrix, x0 = matrix_problem()
+    weight = np.diag(problem.weight)
+    rho = 2.0 * (1 + 1 / 0.8**2)
+    rule = consistency.proximal(
+        problem, consistency.white_precision(2.0), num_iters=DIM
+    )
+    normal = matrix.T @ weight @ matrix
+    right = matrix.T @ weight @ np.asarray(problem.data) + rho * np.asarray(x0)
+    expected = np.linalg.solve(normal + rho * np.eye(DIM), right.T).T
+    np.testing.assert_allclose(applied(rule, x0), expected, rtol=1e-9)
+
+
+def test_p3_is_the_minimiser_and_p2_for_a_constant_variance(x64):
+    problem, matrix, x0 = matrix_problem()
+    weight = np.diag(problem.weight)
+    variance = np.linspace(0.0, 2.0, DIM)
+    rule = consistency.proximal_voxelwise(
+        problem, lambda x0, sigma: jnp.asarray(variance), num_iters=DIM + 2
+    )
+    got = applied(rule, x0)
+    # x0 + V A^T (A V A^T + 1/W)^-1 (y - A x0) also holds where V is singular.
+    gain = np.diag(variance) @ matrix.T
+    gain = gain @ np.linalg.inv(matrix @ gain + np.linalg.inv(weight))
+    expected = x0 + (np.asarray(problem.data) - x0 @ matrix.T) @ gain.T
+    np.testing.assert_allclose(got, expected, rtol=1e-8)
+    np.testing.assert_array_equal(got[:, 0], x0[:, 0])
+    # The same conjugate-gradient steps, converged or not.
+    for steps in (2, DIM):
+        p2 = consistency.proximal(problem, num_iters=steps)
+        p3 = consistency.proximal_voxelwise(
+            problem, lambda x0, s: s**2 / (1 + s**2), num_iters=steps
+        )
+        np.testing.assert_allclose(applied(p3, x0), applied(p2, x0), rtol=1e-9)
+
+
+def test_p3_may_take_the_spread_of_the_batch(x64):
+    problem, _, x0 = matrix_problem()
+    x0 = x0.at[:, 2].set(0.5)
+    rule = consistency.proximal_voxelwise(
+        problem, lambda x0, sigma: jnp.var(x0, axis=0), num_iters=DIM
+    )
+    got = applied(rule, x0)
+    np.testing.assert_array_equal(got[:, 2], 0.5)
+    assert np.min(np.abs(got - x0)[:, [0, 1, 3]]) > 1e-4
+
+
+def test_replace_range_is_the_limit_of_p2_for_sure_data(x64):
+    problem, matrix, x0 = matrix_problem()
+    got = applied(consistency.replace_range(problem, num_iters=40), x0)
+    inverse = np.linalg.pinv(matrix)
+    data = np.asarray(problem.data)
+    expected = x0 + (data - x0 @ matrix.T) @ inverse.T
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+    sure = problem._replace(weight=jnp.asarray(1e8))
+    limit = applied(consistency.proximal(sure, num_iters=40), x0)
+    np.testing.assert_allclose(limit, expected, atol=1e-5)
+    found = consistency.pseudo_inverse(problem, num_iters=40)
+    np.testing.assert_allclose(found, inverse @ data, atol=1e-9)
+    few = applied(consistency.replace_range(problem, num_iters=2), x0)
+    residuals = [np.linalg.norm(data - x @ matrix.T) for x in (x0, few, got)]
+    assert residuals[0] > residuals[1] > residuals[2]
+
+
+def test_replace_range_ignores_masked_data_and_bears_dependent_rows(x64):
+    problem, matrix, x0 = matrix_problem(weight=np.asarray([1.0, 3.0, 0.0, 0.0, 2.0]))
+    kept = matrix[[0, 1, 4]]
+    data = np.asarray(problem.data)[[0, 1, 4]]
+    got = applied(consistency.replace_range(problem, num_iters=40), x0)
+    expected = x0 + (data - x0 @ kept.T) @ np.linalg.pinv(kept).T
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+    np.testing.assert_allclose(
+        problem.noise_std(), np.sqrt(np.mean([1, 1 / 3, 1 / 2])), rtol=1e-9
+    )
+    twice = consistency.Measurement(
+        lambda x: jnp.repeat(problem.forward(x), 2),
+        lambda r: problem.adjoint(r[::2] + r[1::2]),
+        jnp.repeat(problem.data, 2) + jnp.asarray([0.1, -0.1] * ROWS),
+        jnp.ones(()),
+    )
+    inverse = np.linalg.pinv(matrix)
+    again = applied(consistency.replace_range(twice, num_iters=40), x0)
+    expected = x0 + (np.asarray(problem.data) - x0 @ matrix.T) @ inverse.T
+    np.testing.assert_allclose(again, expected, atol=1e-8)
+
+
+def test_gradient_and_curvature(x64):
+    problem, matrix, x0 = matrix_problem()
+    normal = matrix.T @ np.diag(problem.weight) @ matrix
+    largest = np.linalg.eigvalsh(normal)[-1]
+    found = consistency.largest_curvature(problem, num_iters=100)
+    np.testing.assert_allclose(found, largest, rtol=1e-6)
+    got = applied(consistency.gradient(problem, 0.3), x0)
+    pulled = (problem.data - x0 @ matrix.T) * problem.weight @ matrix
+    np.testing.assert_allclose(got, x0 + 0.3 * pulled, rtol=1e-9)
+
+
+def test_sart_sweeps_of_its_definition_and_sirt_without_weights(x64):
+    problem, matrix, x0 = matrix_problem(positive=True)
+    lengths, weight = matrix.sum(axis=1), np.asarray(problem.weight)
+    rays = lengths > 0
+
+    def sweep(x, weight):
+        per_length = weight * (np.asarray(problem.data) - x @ matrix.T)
+        per_length = np.where(rays, per_length / np.where(rays, lengths, 1), 0)
+        total = weight @ matrix
+        seen = total > 0
+        return x + 0.7 * np.where(
+            seen, per_length @ matrix / np.where(seen, total, 1), 0
+        )
+
+    got = applied(consistency.sart(problem, relaxation=0.7), x0)
+    np.testing.assert_allclose(got, sweep(np.asarray(x0), weight), rtol=1e-9)
+    np.testing.assert_array_equal(got[:, 3], x0[:, 3])
+    got = applied(consistency.sirt(problem, relaxation=0.7, num_sweeps=2), x0)
+    ones = np.ones(ROWS)
+    expected = sweep(sweep(np.asarray(x0), ones), ones)
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+RULES = {
+    "proximal": lambda p: consistency.proximal(p, num_iters=4),
+    "voxelwise": lambda p: consistency.proximal_voxelwise(
+        p, lambda x0, sigma: jnp.ones(DIM), num_iters=4
+    ),
+    "gradient": lambda p: consistency.gradient(p, 0.2),
+    "sart": lambda p: consistency.sart(p, num_sweeps=2),
+    "sirt": lambda p: consistency.sirt(p, num_sweeps=2),
+    "replace_range": lambda p: consistency.replace_range(p, num_iters=4),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_weight_zero_is_the_identity_and_new_numbers_compile_nothing(name, x64):
+    problem, _, x0 = matrix_problem(positive=True)
+
+    @jax.jit
+    def program(x0, sigma, data, weight):
+        rule = RULES[name](problem._replace(data=data, weight=weight))
+        return rule.apply(x0, sigma, rule.init())[0]
+
+    zero = jnp.zeros(ROWS)
+    np.testing.assert_array_equal(program(x0, 0.8, problem.data, zero), x0)
+    moved = program(2 * x0, 0.3, 3 * problem.data, problem.weight)
+    assert np.max(np.abs(moved - 2 * x0)) > 1e-2
+    assert program._cache_size() == 1
+    # One sample at a time gives the same as the batch.
+    one = program(2 * x0[1:2], 0.3, 3 * problem.data, problem.weight)
+    np.testing.assert_allclose(one[0], moved[1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["exact", "langevin"])
+def test_conditional_draws_have_the_law_of_data_and_guess(name, x64):
+    problem, matrix, x0 = matrix_problem()
+    variance, count = 0.4, 4000
+    if name == "exact":
+        draw = consistency.perturb_and_solve(problem, num_iters=2 * DIM)
+    else:
+        draw = consistency.langevin(problem, num_steps=400, step=0.05)
+    many = jnp.broadcast_to(x0[0], (count, DIM))
+    samples = np.asarray(jax.jit(draw)(jax.random.key(0), many, variance))
+    precision = matrix.T @ np.diag(problem.weight) @ matrix + np.eye(DIM) / variance
+    covariance = np.linalg.inv(precision)
+    right = matrix.T @ (problem.weight * problem.data) + x0[0] / variance
+    error = samples.mean(axis=0) - covariance @ np.asarray(right)
+    assert np.max(np.abs(error) / np.sqrt(np.diag(covariance) / count)) < 4
+    np.testing.assert_allclose(np.cov(samples.T), covariance, atol=0.035)
+
+
+def test_the_projector_as_measurement_gives_the_default_update(wide):
+    """P2 written for tilts and P2 on functions are one rule, inside the margin."""
+    frame = frame_for(wide, 3.0, unit=0.5)
+    problem = consistency.projector_measurement(frame, wide)
+    x = residuals()[0]
+    tilts = jnp.asarray(np.random.default_rng(1).normal(size=wide.tilts_shape))
+    left = jnp.vdot(problem.forward(x), tilts)
+    np.testing.assert_allclose(left, jnp.vdot(x, problem.adjoint(tilts)), rtol=1e-4)
+    full = consistency.to_volume(x, frame, wide)
+    expected = frame.tilts - project(full, wide)
+    np.testing.assert_allclose(problem.residual(x), expected, atol=1e-4)
+
+
+def test_p2_on_functions_is_p2_on_tilts(geometry):
+    frame, x0 = frame_for(geometry, 4.0, unit=0.5), residuals()
+    problem = consistency.projector_measurement(frame, geometry)
+    generic = consistency.proximal(problem, num_iters=40)
+    got = jax.jit(generic.apply)(x0, 0.7, ())[0]
+    expected = pull(frame, geometry, Metric(0.0, 1.0 / 0.5**2), 0.7, x0)
+    np.testing.assert_allclose(got, expected, atol=2e-4)

@@ -32,3 +32,79 @@ def test_training_levels_are_log_normal_inside_the_range_of_the_grid():
     assert sigma.min() >= schedule.SIGMA_MIN and sigma.max() <= schedule.SIGMA_MAX
     np.testing.assert_allclose(np.median(np.log(sigma)), -0.4, atol=0.05)
     np.testing.assert_allclose(np.std(np.log(sigma)), 1.4, atol=0.05)
+
+
+GRIDS = {
+    "flow_uniform": schedule.flow_uniform,
+    "karras": schedule.karras,
+    "ve_geometric": schedule.ve_geometric,
+    "vp_cosine": schedule.vp_cosine,
+    "vp_linear": schedule.vp_linear,
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_grid_falls_between_the_levels_it_was_given(name, x64):
+    grid = np.asarray(GRIDS[name](33, sigma_max=7.0, sigma_min=0.05))
+    assert grid.shape == (34,) and grid.dtype == np.float64
+    assert np.all(np.diff(grid) < 0)
+    np.testing.assert_allclose(grid[[0, -2]], [7.0, 0.05], rtol=1e-9)
+    assert grid[-1] == 0.0
+    np.testing.assert_allclose(GRIDS[name](1, sigma_max=7.0), [7.0, 0.0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_grids_in_single_precision_agree_with_double(name, x64):
+    double = np.asarray(GRIDS[name](33))
+    with jax.enable_x64(False):
+        single = GRIDS[name](33)
+        assert single.dtype == np.float32
+        np.testing.assert_allclose(single, double, rtol=1e-3)
+
+
+def test_variance_preserving_levels_follow_the_published_alpha_bar(x64):
+    sigma = np.asarray(schedule.vp_linear(5))[:-1]
+    slope, least = 19.9, 0.1
+    decay = np.log1p(sigma**2)
+    time = (np.sqrt(least**2 + 2 * slope * decay) - least) / slope
+    np.testing.assert_allclose(np.diff(time), np.diff(time)[0], rtol=1e-9)
+    # The published end: ab(1) = exp(-(0.1 + 20) / 2).
+    end = np.sqrt(np.expm1(10.05))
+    last = schedule.vp_linear(2, sigma_max=end)
+    np.testing.assert_allclose(1 / (1 + last[0] ** 2), np.exp(-10.05), rtol=1e-9)
+
+    sigma = np.asarray(schedule.vp_cosine(5))[:-1]
+    first = 0.008 / 1.008 * np.pi / 2
+    angle = np.arccos(np.cos(first) / np.sqrt(1 + sigma**2))
+    np.testing.assert_allclose(np.diff(angle), np.diff(angle)[0], rtol=1e-6)
+
+
+def test_geometric_levels_have_a_constant_ratio_and_a_uniform_log_snr(x64):
+    grid = schedule.ve_geometric(9, sigma_max=8.0, sigma_min=0.5)[:-1]
+    np.testing.assert_allclose(grid[1:] / grid[:-1], 16 ** (-1 / 8), rtol=1e-9)
+    ends = {"log_snr_min": -2 * np.log(8.0), "log_snr_max": -2 * np.log(0.5)}
+    same = schedule.log_snr_uniform(9, **ends)[:-1]
+    np.testing.assert_allclose(same, grid, rtol=1e-9)
+
+
+def test_default_ends_of_the_log_snr_grid_are_those_of_the_others():
+    ends = np.asarray(schedule.log_snr_uniform(4))[[0, -2]]
+    expected = [schedule.SIGMA_MAX, schedule.SIGMA_MIN]
+    np.testing.assert_allclose(ends, expected, rtol=0.01)
+
+
+def test_flow_levels_are_uniform_in_time_and_a_shift_scales_them(x64):
+    grid = schedule.flow_uniform(6, sigma_max=9.0, sigma_min=0.1)[:-1]
+    time = grid / (1 + grid)
+    np.testing.assert_allclose(np.diff(time), np.diff(time)[0], rtol=1e-9)
+    plain = schedule.flow_uniform(6, sigma_max=3.0, sigma_min=0.1)
+    shifted = schedule.flow_uniform(6, sigma_max=9.0, sigma_min=0.3, shift=3.0)
+    np.testing.assert_allclose(shifted, 3.0 * plain, rtol=1e-9)
+    moved = 3.0 * plain / (1 + plain) / (1 + 2 * plain / (1 + plain))
+    np.testing.assert_allclose(shifted / (1 + shifted), moved, rtol=1e-9)
+
+
+def test_ends_may_be_traced():
+    for make in GRIDS.values():
+        traced = jax.jit(lambda high, make=make: make(4, sigma_max=high))
+        np.testing.assert_allclose(traced(5.0)[0], 5.0, rtol=1e-4)
