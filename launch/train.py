@@ -4,6 +4,10 @@ Example:
     python -m launch.train --config=configs/default_prior.py \\
         --data_dir=/data/fibsem --workdir=runs/default \\
         --set=optim.num_steps=6000 --set=data.steps_per_phase=64
+
+SIGTERM or SIGUSR1: the step under way ends, the state is saved, exit code 0.  Exit
+code 1: training failed and says why; 2: the command or its data are wrong.  Several
+processes, Slurm, GKE and TPU pods: launch/README.md.
 """
 
 from __future__ import annotations
@@ -12,17 +16,20 @@ import ast
 import dataclasses
 import difflib
 import importlib.util
+import os
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from absl import app, flags
 
 from temdiff_jax.priors import load_prior
-from temdiff_jax.training import loop
+from temdiff_jax.training import checkpoint, loop, signals
 from temdiff_jax.types import InputError
 
 
@@ -35,7 +42,70 @@ def define_flags() -> None:
     flags.DEFINE_string("initial_prior", None, "Prior that a new run starts from.")
     flags.DEFINE_string("compile_cache", None, "Own folder for compiled code.")
     flags.DEFINE_float("max_minutes", None, "Save and stop after this.")
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "host:port of process 0, for a run of several processes; 'auto' asks the "
+        "cluster. Not needed below srun.",
+    )
+    flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
+    flags.DEFINE_integer("process_id", None, "With --coordinator: which one, from 0.")
+    flags.DEFINE_integer(
+        "local_devices",
+        None,
+        "Devices that this process must have. Below srun the default is one a task; "
+        "give the number for one task a node.",
+    )
     flags.mark_flags_as_required(["config", "data_dir", "workdir"])
+
+
+def join_processes(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    local_devices: int | None,
+) -> None:
+    """Connects this process with the others of the run, before any array exists.
+
+    Without ``coordinator`` that happens below ``srun`` with more than one task only.
+
+    Raises:
+      InputError: The flags do not belong together, or the devices are not there.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    below_srun = "SLURM_STEP_NODELIST" in os.environ and tasks > 1
+    automatic = coordinator == "auto" or (coordinator is None and below_srun)
+    ids = None if local_devices is None else list(range(local_devices))
+    if automatic:
+        jax.distributed.initialize(local_device_ids=ids)
+    elif coordinator is not None:
+        if num_processes is None or process_id is None or ":" not in coordinator:
+            raise InputError(
+                "--coordinator: expected host:port with --num_processes and "
+                f"--process_id, got {coordinator}, {num_processes} and {process_id}; "
+                "give all three, or --coordinator=auto on a cluster"
+            )
+        host = coordinator.rpartition(":")[0]
+        # The default listens on every interface, and knows no passwords.
+        own = coordinator if host in ("127.0.0.1", "localhost") else None
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            local_device_ids=ids,
+            cluster_detection_method="deactivate",
+            coordinator_bind_address=own,
+        )
+    elif num_processes is not None or process_id is not None:
+        raise InputError(
+            "--coordinator: expected host:port beside --num_processes and "
+            "--process_id, got none; give it, or leave out all three"
+        )
+    if local_devices is not None and jax.local_device_count() != local_devices:
+        raise InputError(
+            f"--local_devices: expected {local_devices} devices in this process, got "
+            f"{jax.local_device_count()}; correct the flag or the job's request"
+        )
 
 
 def load_config(path: str):
@@ -138,19 +208,71 @@ def main(argv: Sequence[str]) -> None:
         config = load_config(given.config)
         for assignment in given.set:
             config = override(config, assignment)
-        print(config, flush=True)
-        initial = load_prior(given.initial_prior) if given.initial_prior else None
-        loop.train(
-            config,
-            data_dir=given.data_dir,
-            workdir=given.workdir,
-            log=lambda line: print(line, flush=True),
-            max_minutes=given.max_minutes,
-            initial=initial,
+        join_processes(
+            given.coordinator,
+            given.num_processes,
+            given.process_id,
+            given.local_devices,
         )
+        log = say if jax.process_index() == 0 else _say_nothing
+        log(str(config))
+        initial = load_prior(given.initial_prior) if given.initial_prior else None
+        alone = jax.process_count() == 1
+        with signals.SignalWatch() if alone else signals.PreemptionWatch() as watch:
+            loop.train(
+                config,
+                data_dir=given.data_dir,
+                workdir=given.workdir,
+                log=log,
+                max_minutes=given.max_minutes,
+                initial=initial,
+                should_stop=watch,
+            )
     except InputError as error:
-        print(f"train: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(f"train: {error}", 2)
+    except (checkpoint.SaveError, loop.Diverged) as error:
+        fail(f"train: {error}", 1)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        fail(traceback.format_exc(), 1)
+    if watch.reason is not None:
+        leave_at_once()
+
+
+def say(line: str) -> None:
+    """One line of the log."""
+    print(line, flush=True)
+
+
+def _say_nothing(line: str) -> None:
+    """The log of all processes but the first, which speaks for them."""
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Exits with a message and a code.
+
+    Among several processes without a farewell: that would wait for the others, who wait
+    for this one, while its end is noticed and ends them too.
+    """
+    print(message, file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def leave_at_once() -> None:
+    """Exits with code 0 and waits for nothing more.
+
+    The state is on the disk, while the next phase may be simulated for minutes, longer
+    than a scheduler waits.
+    """
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,9 @@ class OptimConfig:
       decay_steps: Length of the final decay.
       clip_norm: Global gradient norm.
       ema_decay: Of the exported weights; warmed up as (1 + n) / (10 + n).
-      batch: Crops per step.
+      batch: Crops per pass through the network.
+      accumulate: Passes whose gradients are averaged into one step, which thus sees
+        ``batch * accumulate`` crops in the memory of ``batch``.
       mean_fraction: Share of the batch trained as the conditional mean.
       drop_condition: Share of the batch trained without its condition.
     """
@@ -111,8 +113,25 @@ class OptimConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.998
     batch: int = 4
+    accumulate: int = 1
     mean_fraction: float = 0.75
     drop_condition: float = 0.08
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MeshConfig:
+    """Devices of a run; the default uses one and no mesh at all.
+
+    Attributes:
+      batch: Devices that share the crops of a step.
+      slabs: Devices that share one crop, cut into slabs along y.
+      fsdp: Share out parameters, averages and moments over the ``batch`` devices
+        instead of repeating them on each.
+    """
+
+    batch: int = 1
+    slabs: int = 1
+    fsdp: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +143,7 @@ class TrainConfig:
     network: NetworkConfig = NetworkConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
     checkpoint_every: int = 200
     validate_every: int = 240
     keep_checkpoints: int = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import time
@@ -12,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from temdiff_jax import condition
-from temdiff_jax.model import Network, make_network
+from temdiff_jax import condition, parallel
+from temdiff_jax.model import make_network
 from temdiff_jax.priors import Prior
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import TrainConfig
@@ -24,7 +25,9 @@ from temdiff_jax.training.data import (
     central,
     cut_batch,
 )
-from temdiff_jax.training.step import TrainState, init_state, mean_ratio, train_step
+from temdiff_jax.training.meter import Meter
+from temdiff_jax.training.placement import Placement, make_placement
+from temdiff_jax.training.step import Metrics, TrainState, init_state
 from temdiff_jax.types import InputError
 
 VALIDATION_PHASE = 2**31 - 1
@@ -39,6 +42,10 @@ def measure_residual_scale(blocks: list[Block]) -> condition.ResidualScale:
     return condition.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
 
 
+class Diverged(RuntimeError):
+    """Too many non-finite batches in a row; the weights are the last good ones."""
+
+
 def train(
     config: TrainConfig,
     *,
@@ -47,11 +54,12 @@ def train(
     log: Callable[[str], None] = print,
     max_minutes: float | None = None,
     initial: Prior | None = None,
+    should_stop: Callable[[int], str | None] | None = None,
 ) -> TrainState:
     """Trains, or goes on training, until ``optim.num_steps``.
 
-    Order of resumption: the newest checkpoint of ``workdir``; else the weights of
-    ``initial``; else from scratch.
+    Order of resumption: the newest valid checkpoint of ``workdir``; else the weights
+    of ``initial``; else from scratch.
 
     Args:
       config: The run.
@@ -60,51 +68,56 @@ def train(
       log: Receives one line at a time.
       max_minutes: Save and stop after this long.
       initial: Released prior whose weights and residual scale a new run starts from.
+      should_stop: ``steps done -> why to save and stop now, or None``; see ``signals``.
 
     Returns:
       The last state.
 
     Raises:
-      RuntimeError: More than ``MAX_BAD_STEPS`` non-finite batches in a row.
+      Diverged: More than ``MAX_BAD_STEPS`` non-finite batches in a row.
+      checkpoint.SaveError: A checkpoint could not be written; noticed at the next step.
     """
     started = time.monotonic()
-    network = make_network(config.network)
-    source = BlockSource.from_files(
-        data_dir, config.data.sources, config.data, config.seed
-    )
-    blocks_of = Phases(source, config.data.phases_kept)
-    validation = _validation_batches(config, data_dir)
-    checkpoints = Checkpoints(f"{workdir}/checkpoints", keep=config.keep_checkpoints)
-    state, scale = _begin(config, network, blocks_of, checkpoints, log, initial)
-    key = jax.random.key(config.seed + 1)
-    history: list[list[float]] = []
-    bad = 0
-    for step in range(int(state.step), config.optim.num_steps):
-        batch = _batch(config, blocks_of, step)
-        state, metrics = train_step(
-            state, key, batch, scale, network=network, config=config.optim
-        )
-        history.append([float(m) for m in metrics])
-        bad = 0 if metrics.accepted else bad + 1
-        if bad > MAX_BAD_STEPS:
-            raise RuntimeError(f"{bad} non-finite batches in a row at step {step}")
-        done = step + 1
-        minutes = (time.monotonic() - started) / 60
-        if done % LOG_EVERY == 0:
-            log(_summary(done, history, minutes))
-            history = []
-        out_of_time = max_minutes is not None and minutes > max_minutes
-        stop = out_of_time or done == config.optim.num_steps
-        if done % config.validate_every == 0 or stop:
-            log(_validate(state, validation, scale, network, config))
-        if done % config.checkpoint_every == 0 or stop:
-            checkpoints.save(done, state, _meta(config, scale))
-        if out_of_time:
-            log(f"time is up at step {done}: saved")
-            break
-    blocks_of.close()
-    checkpoints.close()
+    place = _place(config)
+    folder, keep = f"{workdir}/checkpoints", config.keep_checkpoints
+    with (
+        contextlib.closing(_phases(config, data_dir)) as blocks_of,
+        Checkpoints(folder, keep=keep, log=log) as checkpoints,
+    ):
+        validation = _validation_batches(config, data_dir)
+        state, scale = _begin(config, place, blocks_of, checkpoints, log, initial)
+        key, scale_there = place.key(config.seed + 1), place.put_scale(scale)
+        journal = _Journal(config, log, started)
+        for done in range(int(state.step) + 1, config.optim.num_steps + 1):
+            batch = _batch(config, blocks_of, done - 1)
+            state, metrics = place.step(state, key, place.put_batch(batch), scale_there)
+            journal.note(done - 1, metrics, batch.truth.size)
+            checkpoints.poll()
+            asked = should_stop(done) if should_stop else None
+            reason = asked or _out_of_time(started, max_minutes)
+            stop = reason is not None or done == config.optim.num_steps
+            # Whoever asks to stop does not wait for a validation.
+            if (done % config.validate_every == 0 or stop) and asked is None:
+                log(_validate(state, validation, scale_there, place, config))
+            if done % config.checkpoint_every == 0 or stop:
+                checkpoints.save(done, state, _meta(config, scale))
+            if reason is not None:
+                checkpoints.wait()
+                log(f"{reason} at step {done}: saved")
+                break
     return state
+
+
+def _place(config: TrainConfig) -> Placement:
+    network = make_network(config.network)
+    init = functools.partial(init_state, network=network, config=config.optim)
+    return make_placement(config, network, init)
+
+
+def _phases(config: TrainConfig, data_dir: str) -> Phases:
+    names = config.data.sources
+    source = BlockSource.from_files(data_dir, names, config.data, config.seed)
+    return Phases(source, config.data.phases_kept)
 
 
 class Phases:
@@ -123,7 +136,7 @@ class Phases:
     def __call__(self, phase: int) -> list[Block]:
         """Blocks of ``phase`` and of up to ``kept - 1`` phases before it.
 
-        An error of the simulation is raised here.
+        An error of the simulation is raised here, even that of the phase ahead.
         """
         first = max(0, phase - self._kept + 1)
         wanted = range(first, phase + 2)
@@ -133,27 +146,68 @@ class Phases:
             if number not in self._pending:
                 task = self._pool.submit(self._source.phase, number)
                 self._pending[number] = task
+        for task in self._pending.values():
+            if task.done():
+                task.result()
         return [b for p in range(first, phase + 1) for b in self._pending[p].result()]
 
     def close(self) -> None:
-        """Gives up looking ahead."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Gives up looking ahead; what is being simulated ends unheard."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Journal:
+    """The periodic line, and the count of rejected batches in a row."""
+
+    def __init__(
+        self, config: TrainConfig, log: Callable[[str], None], started: float
+    ) -> None:
+        self._seed = config.seed
+        self._log = log
+        self._started = started
+        self._meter = Meter()
+        self._bad = 0
+
+    def note(self, step: int, metrics: Metrics, voxels: int) -> None:
+        """One step's metrics; raises ``Diverged``, after a last line."""
+        row = [float(m) for m in metrics]
+        self._meter.add(row, voxels)
+        done = step + 1
+        self._bad = 0 if metrics.accepted else self._bad + 1
+        if self._bad:
+            self._log(
+                f"step {done} rejected: loss {row[0]} gradient {row[3]}, drawn from "
+                f"seed {self._seed} and step {step}"
+            )
+        give_up = self._bad > MAX_BAD_STEPS
+        if done % LOG_EVERY == 0 or give_up:
+            minutes = (time.monotonic() - self._started) / 60
+            line = _summary(done, self._meter.rows, minutes)
+            self._log(f"{line} {self._meter.usage()}")
+        if give_up:
+            raise Diverged(f"{self._bad} non-finite batches in a row at step {step}")
+
+
+def _out_of_time(started: float, max_minutes: float | None) -> str | None:
+    """Clocks differ, so in a run of several processes the first one decides."""
+    if max_minutes is None:
+        return None
+    late = (time.monotonic() - started) / 60 > max_minutes
+    return "time is up" if parallel.from_first_process(int(late)) else None
 
 
 def _begin(
     config: TrainConfig,
-    network: Network,
+    place: Placement,
     blocks_of: Callable[[int], list[Block]],
     checkpoints: Checkpoints,
     log: Callable[[str], None],
     initial: Prior | None,
 ) -> tuple[TrainState, condition.ResidualScale]:
-    """The newest checkpoint, else initial weights, else a fresh state.
+    """The newest valid checkpoint, else initial weights, else a fresh state.
 
     A fresh state has its residual scale measured on the blocks of phase 0.
     """
-    fresh = functools.partial(init_state, network=network, config=config.optim)
-    key = jax.random.key(config.seed)
     latest = checkpoints.latest()
     if latest is None and initial is not None:
         if initial.network.config != config.network:
@@ -162,18 +216,17 @@ def _begin(
                 f"{initial.network.config}; use a configuration with that network"
             )
         log(f"no checkpoint: starting from the prior {initial.card.get('name')}")
-        # Copies, since a step gives its input away and the prior may be shared.
-        params = jax.tree.map(jnp.copy, initial.params)
-        ema = jax.tree.map(jnp.copy, initial.params)
-        state = fresh(key)._replace(params=params, ema_params=ema)
+        params = place.put_params(initial.params)
+        ema = place.put_params(initial.params)
+        state = place.fresh()._replace(params=params, ema_params=ema)
         scale = initial.residual_scale
     elif latest is None:
         log("no checkpoint: training from scratch")
-        state = fresh(key)
+        state = place.fresh()
         scale = measure_residual_scale(blocks_of(0))
     else:
         log(f"resuming from step {latest}")
-        state = checkpoints.restore(latest, jax.eval_shape(fresh, key))
+        state = checkpoints.restore(latest, place.like)
         saved = checkpoints.meta(latest)["residual_scale"]
         scale = condition.ResidualScale(
             jnp.float32(saved["intercept"]), jnp.asarray(saved["slopes"], jnp.float32)
@@ -191,7 +244,7 @@ def _batch(
         blocks_of(step // config.data.steps_per_phase),
         seed=config.seed,
         step=step,
-        batch=config.optim.batch,
+        batch=config.optim.batch * config.optim.accumulate,
         crop=config.data.crop,
     )
 
@@ -223,10 +276,16 @@ def _validation_batches(config: TrainConfig, data_dir: str) -> list[Batch]:
     return [central(block, config.network.multiple) for block in blocks]
 
 
-def _validate(state, batches, scale, network, config) -> str:
-    params = state.ema_params
+def _validate(
+    state: TrainState,
+    batches: list[Batch],
+    scale: condition.ResidualScale,
+    place: Placement,
+    config: TrainConfig,
+) -> str:
     ratio = [
-        float(mean_ratio(params, batch, scale, network=network)[0]) for batch in batches
+        float(np.asarray(place.ratio(state.ema_params, place.put_central(b), scale))[0])
+        for b in batches
     ]
     count = len(config.data.scenarios)
     gains = [-10 * np.log10(np.mean(ratio[i::count])) for i in range(count)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -66,31 +67,114 @@ def make_targets(
     return target, condition
 
 
-def batch_losses(
-    params: dict, key: jax.Array, batch: Batch, network: Network, config, scale
-) -> tuple[jax.Array, jax.Array]:
-    """Losses ``[b]`` and which of them are of the conditional mean, ``[b]``."""
+class Draws(NamedTuple):
+    """Random numbers of a batch, and which crops train the conditional mean.
+
+    Attributes:
+      drop: Crops shown without their condition, ``[b]``.
+      sigma: Noise levels, ``[b]``.
+      noise: Of unit variance, ``[b, z, x, y]``.
+      is_mean: ``[b]``.
+    """
+
+    drop: jax.Array
+    sigma: jax.Array
+    noise: jax.Array
+    is_mean: jax.Array
+
+
+def draw(key: jax.Array, batch: Batch, config: OptimConfig) -> Draws:
+    """Draws for a batch; a pure function of ``key``, whatever devices hold it."""
     keys = jax.random.split(key, 3)
     size = batch.truth.shape[0]
     index = jnp.arange(size)
     is_mean = index < round(config.mean_fraction * size)
     drop = jax.random.bernoulli(keys[0], config.drop_condition, (size,)) & ~is_mean
-    target, condition = make_targets(batch, scale, 1.0 - drop)
     sigma = schedule.training_sigma(keys[1], (size,))
     sigma = jnp.where(is_mean, parameterisation.SIGMA_MEAN, sigma)
-    noise = jax.random.normal(keys[2], target.shape)
+    noise = jax.random.normal(keys[2], batch.truth.shape)
+    return Draws(drop, sigma, noise, is_mean)
+
+
+def batch_losses(
+    params: dict, batch: Batch, draws: Draws, network: Network, scale: ResidualScale
+) -> jax.Array:
+    """Losses of the crops, ``[b]``."""
+    target, condition = make_targets(batch, scale, 1.0 - draws.drop)
 
     def apply(x, level):
         return network.apply(params, x, level, condition)
 
-    losses = parameterisation.loss_per_example(apply, target, sigma, noise)
+    losses = parameterisation.loss_per_example(apply, target, draws.sigma, draws.noise)
     # Specimens that the scale fit misses must not dominate the gradient.
     power = jnp.mean(target**2, axis=(1, 2, 3))
-    return losses / jnp.maximum(power, MIN_POWER), is_mean
+    return losses / jnp.maximum(power, MIN_POWER)
 
 
-@functools.partial(jax.jit, static_argnames=("network", "config"), donate_argnums=0)
-def train_step(
+def gradients(
+    params: dict,
+    key: jax.Array,
+    batch: Batch,
+    scale: ResidualScale,
+    network: Network,
+    config: OptimConfig,
+) -> tuple[jax.Array, jax.Array, jax.Array, dict]:
+    """Mean loss, losses ``[b]``, which are of the mean ``[b]``, and gradients.
+
+    With ``accumulate`` passes the crops go through the network in as many parts.  The
+    draws are those of the whole batch, so the result does not depend on the parts.
+    """
+    if config.accumulate == 1:
+
+        def objective(params):
+            draws = draw(key, batch, config)
+            losses = batch_losses(params, batch, draws, network, scale)
+            return jnp.mean(losses), (losses, draws.is_mean)
+
+        grad = jax.value_and_grad(objective, has_aux=True)
+        (loss, (losses, is_mean)), grads = grad(params)
+        return loss, losses, is_mean, grads
+
+    draws = draw(key, batch, config)
+    parts = jax.tree.map(
+        functools.partial(_parts, count=config.accumulate), (batch, draws)
+    )
+
+    def add(total, part):
+        def objective(params):
+            losses = batch_losses(params, *part, network, scale)
+            return jnp.mean(losses), losses
+
+        grad = jax.grad(objective, has_aux=True)
+        grads, losses = grad(params)
+        return jax.tree.map(jnp.add, total, grads), losses
+
+    total, losses = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+    grads = jax.tree.map(lambda leaf: leaf / config.accumulate, total)
+    losses = losses.T.reshape(-1)  # back in the order of the batch
+    return jnp.mean(losses), losses, draws.is_mean, grads
+
+
+def _parts(array: jax.Array, count: int) -> jax.Array:
+    """``[b, ...]`` as ``[count, b / count, ...]``, part i the rows i, i + count, ...
+
+    Rows that are neighbours go to different parts, so that each device of a sharded
+    batch holds its share of every part and nothing moves between devices.
+    """
+    if array.shape[0] % count:
+        raise ValueError(
+            f"optim.accumulate: expected a divisor of the {array.shape[0]} crops of a "
+            f"step, got {count}; cut batch * accumulate crops"
+        )
+    rows = array.reshape(array.shape[0] // count, count, *array.shape[1:])
+    return jnp.swapaxes(rows, 0, 1)
+
+
+def _same(tree: dict) -> dict:
+    return tree
+
+
+def advance(
     state: TrainState,
     key: jax.Array,
     batch: Batch,
@@ -98,20 +182,20 @@ def train_step(
     *,
     network: Network,
     config: OptimConfig,
+    gather: Callable[[dict], dict] = _same,
+    share: Callable[[dict], dict] = _same,
 ) -> tuple[TrainState, Metrics]:
     """One update; a batch with a non-finite loss or gradient changes nothing.
 
-    ``key`` is folded with the step, so that a resumed run draws the same noise.
+    ``key`` is folded with the step, so that a resumed run draws the same noise.  Where
+    parameters are shared out over devices, ``gather`` brings them together for the
+    network and ``share`` shares out their gradients.
     """
     key = jax.random.fold_in(key, state.step)
-
-    def objective(params):
-        losses, is_mean = batch_losses(params, key, batch, network, config, scale)
-        return jnp.mean(losses), (losses, is_mean)
-
-    (loss, (losses, is_mean)), grads = jax.value_and_grad(objective, has_aux=True)(
-        state.params
+    loss, losses, is_mean, grads = gradients(
+        gather(state.params), key, batch, scale, network, config
     )
+    grads = share(grads)
     norm = optax.tree.norm(grads)
     accepted = jnp.isfinite(loss) & jnp.isfinite(norm)
     optimiser = make_optimiser(config)
@@ -140,12 +224,15 @@ def train_step(
     return TrainState(state.step + 1, params, ema, opt_state), metrics
 
 
+# On one device; `placement` compiles the same function for a mesh.
+train_step = jax.jit(advance, static_argnames=("network", "config"), donate_argnums=0)
+
+
 def _masked_mean(values, mask):
     return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
-@functools.partial(jax.jit, static_argnames=("network",))
-def mean_ratio(
+def ratio_of_mean(
     params: dict, batch: Batch, scale: ResidualScale, *, network: Network
 ) -> jax.Array:
     """``|truth - mean estimate|^2 / |truth - condition|^2`` of each crop, ``[b]``."""
@@ -159,3 +246,6 @@ def mean_ratio(
     guess = parameterisation.denoise(apply, jnp.zeros_like(target), sigma)
     axes = (1, 2, 3)
     return jnp.sum((guess - target) ** 2, axes) / jnp.sum(target**2, axes)
+
+
+mean_ratio = jax.jit(ratio_of_mean, static_argnames=("network",))

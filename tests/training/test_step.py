@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from temdiff_jax.condition import ResidualScale
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
@@ -77,6 +78,8 @@ def test_loss_falls_on_one_batch():
 def test_bad_batch_changes_nothing_but_the_counter():
     state, _ = advance(fresh_state(), make_batch())
     before = as_numpy((state.params, state.ema_params, state.opt_state))
+    # The moments are those of the first batch: something could be lost.
+    assert sum(np.any(leaf) for leaf in as_numpy(state.opt_state)) > 4
     state, metrics = advance(state, make_batch(bad=True))
     assert not metrics.accepted and int(state.step) == 2
     after = as_numpy((state.params, state.ema_params, state.opt_state))
@@ -84,6 +87,15 @@ def test_bad_batch_changes_nothing_but_the_counter():
         np.testing.assert_array_equal(new, old)
     state, metrics = advance(state, make_batch())
     assert metrics.accepted and np.isfinite(metrics.loss)
+
+
+def test_parts_of_a_batch_are_every_nth_row():
+    rows = jnp.arange(12).reshape(6, 2)
+    parts = steps._parts(rows, 2)
+    np.testing.assert_array_equal(parts[0], rows[0::2])
+    np.testing.assert_array_equal(parts[1], rows[1::2])
+    with pytest.raises(ValueError, match="a divisor of the 6 crops of a step, got 4"):
+        steps._parts(rows, 4)
 
 
 def test_step_is_a_function_of_state_and_key():

@@ -1,0 +1,164 @@
+"""Meshes, and the layout of every training array on them.
+
+Axis ``batch`` shares out the crops of a step and, on request, the parameters; axis
+``slab`` cuts every volume along y, the tilt axis, so that only convolutions need their
+neighbours' edges.  Every ``PartitionSpec`` is spelled at full rank, since two
+spellings of one layout compile twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from temdiff_jax.types import InputError
+
+BATCH = "batch"
+SLAB = "slab"
+# Smaller leaves (biases, scales, norms) are cheaper repeated than gathered.
+MIN_SHARED_SIZE = 1024
+
+Tree = TypeVar("Tree")
+
+
+def make_mesh(
+    batch: int, slabs: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh ``(batch, slabs)`` with axes named ``BATCH`` and ``SLAB``.
+
+    Args:
+      batch: Devices along the batch.
+      slabs: Devices along y.
+      devices: Default the first ``batch * slabs`` of all processes.
+
+    Raises:
+      InputError: Too few devices, or some process would have none.
+    """
+    every = list(jax.devices() if devices is None else devices)
+    wanted = batch * slabs
+    if batch < 1 or slabs < 1 or wanted > len(every):
+        raise InputError(
+            f"mesh: expected batch * slabs between 1 and the {len(every)} devices, got "
+            f"batch {batch} and slabs {slabs}; change --set=mesh.batch or mesh.slabs"
+        )
+    chosen = every[:wanted]
+    idle = {d.process_index for d in every} - {d.process_index for d in chosen}
+    if idle:
+        raise InputError(
+            f"mesh: expected a part of it in each of {jax.process_count()} processes, "
+            f"got {wanted} of {len(every)} devices, none of process {min(idle)}; set "
+            "mesh.batch * mesh.slabs to the number of all devices"
+        )
+    auto = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((batch, slabs), (BATCH, SLAB), auto, devices=chosen)
+
+
+def repeated(mesh: Mesh, ndim: int) -> NamedSharding:
+    """Layout of an array that every device holds whole."""
+    return NamedSharding(mesh, P(*[None] * ndim))
+
+
+def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
+    """Layout of volumes ``[b, z, x, y]`` or scalars ``[b, ...]`` of a batch."""
+    inner: list[str | None] = [None] * (ndim - 1)
+    if ndim == 4:
+        inner[-1] = SLAB
+    return NamedSharding(mesh, P(BATCH, *inner))
+
+
+def slab_sharding(mesh: Mesh, shape: tuple[int, ...], multiple: int) -> NamedSharding:
+    """Layout of a single volume ``[1, z, x, y]``: slabs where y allows, else repeated.
+
+    ``multiple`` divides the extent that a device must hold (see ``check_batch``).
+    """
+    fits = len(shape) == 4 and shape[-1] % (mesh.shape[SLAB] * multiple) == 0
+    spec: list[str | None] = [None] * len(shape)
+    if fits:
+        spec[-1] = SLAB
+    return NamedSharding(mesh, P(*spec))
+
+
+def parameter_spec(
+    shape: tuple[int, ...], count: int, min_size: int = MIN_SHARED_SIZE
+) -> P:
+    """Layout of a parameter, or of its moment, shared out over ``count`` devices.
+
+    The largest axis that ``count`` divides is cut, the last of equals; leaves below
+    ``min_size`` elements and those without such an axis are repeated.
+    """
+    axes: list[str | None] = [None] * len(shape)
+    fitting = [i for i, n in enumerate(shape) if n % count == 0]
+    if fitting and np.prod(shape) >= min_size:
+        axes[max(fitting, key=lambda i: (shape[i], i))] = BATCH
+    return P(*axes)
+
+
+def repeated_like(tree: Tree, mesh: Mesh) -> Tree:
+    """A tree of layouts: every device holds every leaf whole."""
+    return jax.tree.map(lambda leaf: repeated(mesh, np.ndim(leaf)), tree)
+
+
+def state_shardings(abstract: Tree, mesh: Mesh, *, fsdp: bool) -> Tree:
+    """A tree of layouts for a tree of shaped leaves: repeated, or shared out."""
+
+    def rule(leaf) -> NamedSharding:
+        if not fsdp:
+            return repeated(mesh, len(leaf.shape))
+        return NamedSharding(mesh, parameter_spec(leaf.shape, mesh.shape[BATCH]))
+
+    return jax.tree.map(rule, abstract)
+
+
+def check_batch(mesh: Mesh, batch: int, extent_y: int, multiple: int) -> None:
+    """Checks that a batch of crops can be cut for a mesh.
+
+    Args:
+      mesh: From ``make_mesh``.
+      batch: Crops of one pass through the network.
+      extent_y: Their extent along y.
+      multiple: What the network divides an extent by, on each device.
+
+    Raises:
+      InputError: It cannot; the message proposes the next size that can.
+    """
+    rows, slabs = mesh.shape[BATCH], mesh.shape[SLAB]
+    if batch % rows:
+        raise InputError(
+            f"optim.batch: expected a multiple of mesh.batch = {rows}, got {batch}; "
+            f"use {-(-batch // rows) * rows}"
+        )
+    unit = slabs * multiple
+    if extent_y % unit:
+        raise InputError(
+            f"data.crop: expected an extent along y that is a multiple of {unit} "
+            f"({slabs} slabs of {multiple} voxels), got {extent_y}; use "
+            f"{-(-extent_y // unit) * unit}"
+        )
+
+
+def place(tree: Tree, shardings: Tree) -> Tree:
+    """Arrays that every process has whole, laid out over the devices of all.
+
+    Each process copies only the parts of its own devices.
+    """
+
+    def put(leaf, sharding: NamedSharding) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(
+            whole.shape, sharding, lambda index: whole[index]
+        )
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def from_first_process(value: int) -> int:
+    """The number that process 0 passed, in every process; all must call it."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
