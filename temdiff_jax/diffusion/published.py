@@ -2,7 +2,7 @@
 
 Every method is a function ``(denoise, problem, ...) -> Sampler`` of a denoiser
 ``(x [b, ...], sigma) -> x0`` and a ``consistency.Measurement``; ``algebra.draw`` runs
-it.  Defaults are the papers' or their released programs'.  Departures that hold for
+it.  Defaults follow the papers or their programs where they apply.  What holds for
 all:
 
 - everything is written in the variance-exploding scale of data of unit variance, with

@@ -303,9 +303,11 @@ class Checkpoints:
 
 
 def _line(error: Exception) -> str:
-    """The first line of an error, with its kind."""
-    text = str(error).strip() or "no message"
-    return f"{type(error).__name__}: {text.splitlines()[0]:.200}"
+    """The first line of an error, with its kind; a long one without its middle."""
+    line = (str(error).strip() or "no message").splitlines()[0]
+    if len(line) > 200:  # the array store begins with paths and ends with the cause
+        line = f"{line[:60]} ... {line[-120:]}"
+    return f"{type(error).__name__}: {line}"
 
 
 def _abstract(leaf) -> jax.ShapeDtypeStruct:
