@@ -14,6 +14,8 @@ from temdiff_jax.types import InputError
 PROBLEM = gaussian.make_problem(4, 2, seed=3)
 STEPS = 4
 NAMES = list(published.SAMPLERS)
+# Those that compile in a second or two; the others are among the slow tests.
+QUICK = ("proximal-ddim", "ddnm", "dds", "diffpir")
 
 
 def cheap(name):
@@ -30,7 +32,10 @@ def build(name, sigmas, problem=PROBLEM):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],
+)
 def test_obligations(name):
     """One program for all numbers; the key decides; chunks, vmap give the same."""
     sigmas = schedule.karras(STEPS)
@@ -72,6 +77,7 @@ def test_obligations(name):
     np.testing.assert_allclose(many[1], first, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dps", "mmps", "sitcom", "pnp-flow"])
 def test_network_calls_are_as_many_as_stated(name):
     sigmas, calls = schedule.karras(2), []

@@ -269,6 +269,7 @@ def smooth(x64):
     return jnp.asarray(volume), geometry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", [project_moving, backproject_moving])
 def test_first_derivatives_in_the_array_and_every_motion(operation, smooth):
     volume, geometry = smooth
@@ -283,6 +284,7 @@ def test_first_derivatives_in_the_array_and_every_motion(operation, smooth):
     )
 
 
+@pytest.mark.slow
 def test_derivative_in_each_number_against_a_difference(smooth):
     volume, geometry = smooth
     motion, step = drawn(3), 1e-5
@@ -343,6 +345,7 @@ def count(jaxpr, found):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x_tilt", [False, True])
 def test_products_cost_what_their_docstrings_say(x_tilt, smooth):
     volume, geometry = smooth
@@ -370,6 +373,7 @@ def test_products_cost_what_their_docstrings_say(x_tilt, smooth):
         }
 
 
+@pytest.mark.slow
 def test_gauss_newton_finds_the_motion_of_a_known_volume(x64):
     """Three blobs, three tilts, 2 px and 5 degrees off: to 1e-4 px in nine steps."""
     volume, geometry = ball(1.5)
@@ -405,6 +409,7 @@ def test_gauss_newton_finds_the_motion_of_a_known_volume(x64):
         np.testing.assert_allclose(error, 0, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", [project_moving, backproject_moving])
 def test_vmap_equals_a_loop(operation, smooth):
     volume, geometry = smooth
@@ -422,6 +427,7 @@ def test_vmap_equals_a_loop(operation, smooth):
         np.testing.assert_allclose(one, expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_programs_of_gradients_hold_no_scatter(smooth):
     volume, geometry = smooth
 

@@ -220,6 +220,7 @@ def to_motion(tilts, *motion):
     return warp.warp_adjoint(tilts, warp.source_map(*motion))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", [from_motion, to_motion])
 @pytest.mark.parametrize("name", ["small", "large"])
 def test_first_derivatives_in_the_image_and_every_motion(operation, name, x64):
@@ -238,6 +239,7 @@ def test_derivative_at_rest_is_the_central_difference(x64):
     np.testing.assert_allclose(slope[:, 1:-1], expected, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_a_shift(x64):
     motion = tuple(jnp.asarray(f) for f in MOTIONS["small"])
 
@@ -269,6 +271,7 @@ def test_adjoint_beyond_its_reach_is_no_number_rather_than_a_wrong_one():
     assert np.all(np.isfinite(got[::2])) and np.all(np.isnan(got[1, 1:-1, 1:-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", [from_motion, to_motion])
 def test_vmap_equals_a_loop(operation, x64):
     motion = tuple(jnp.asarray(f) for f in MOTIONS["small"])
