@@ -3,14 +3,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import prior_samples
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.types import InputError
+
+
+@pytest.fixture(scope="module")
+def prior_samples(load_program):
+    return load_program("launch.prior_samples")
+
 
 NETWORK = make_network(NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4))
 
 
-def test_network_that_knows_nothing_samples_white_noise_of_unit_variance():
+def test_network_that_knows_nothing_samples_white_noise(prior_samples):
     """Its denoiser x / (s^2 + 1) is exact for that prior."""
     params = NETWORK.init(jax.random.key(0))
     draw = prior_samples.sample(
@@ -23,7 +28,7 @@ def test_network_that_knows_nothing_samples_white_noise_of_unit_variance():
     assert frequency[-1] == 0.5
 
 
-def test_real_blocks_are_parts_of_the_volumes_in_unit_variance():
+def test_real_blocks_are_parts_of_the_volumes_in_unit_variance(prior_samples):
     volumes = [
         np.random.default_rng(i).integers(0, 255, (20, 24, 22), np.uint8)
         for i in range(2)

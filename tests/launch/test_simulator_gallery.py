@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from launch import simulator_gallery
+
+@pytest.fixture(scope="module")
+def simulator_gallery(load_program):
+    return load_program("launch.simulator_gallery")
 
 
-def test_numbers_of_white_noise_and_of_a_smooth_picture():
+def test_numbers_of_white_noise_and_of_a_smooth_picture(simulator_gallery):
     rng = np.random.default_rng(0)
     white = simulator_gallery.describe([rng.normal(size=(96, 90)) for _ in range(2)])
     assert white["noise / signal"] == pytest.approx(1.0, abs=0.05)
@@ -20,7 +23,7 @@ def test_numbers_of_white_noise_and_of_a_smooth_picture():
     assert numbers["power above Nyquist / 2"] < 1e-3
 
 
-def test_middle_keeps_small_pictures_and_cuts_large_ones():
+def test_middle_keeps_small_pictures_and_cuts_large_ones(simulator_gallery):
     image = np.arange(130 * 40).reshape(130, 40)
     cut = simulator_gallery.middle(image)
     np.testing.assert_array_equal(cut, image[17:113])
