@@ -19,12 +19,12 @@ from temdiff_jax.model import make_network
 from temdiff_jax.training import data, step
 from temdiff_jax.training.checkpoint import Checkpoints
 
-# Two steps of each layout on 8 virtual devices, from the same weights and crops.  In
-# float64, so that nothing but a wrong layout can make a difference: in float32 the
-# order of the sums alone moves a gradient by 1e-5 of itself.
 # Half a dozen programs are compiled for eight devices.
 pytestmark = pytest.mark.slow
 
+# Two steps of each layout on 8 virtual devices, from the same weights and crops.  In
+# float64, so that nothing but a wrong layout can make a difference: in float32 the
+# order of the sums alone moves a gradient by 1e-5 of itself.
 LAYOUTS = """
     import dataclasses
     import json
