@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -99,10 +100,8 @@ def mean_spectrum(blocks) -> tuple[np.ndarray, np.ndarray]:
     return spectra[0][0], np.mean([power for _, power in spectra], axis=0)
 
 
-def main(argv: list[str]) -> None:
+def run() -> None:
     """Samples, compares, writes."""
-    if len(argv) > 1:
-        raise InputError(f"arguments: expected flags only, got {argv[1:]}; use --help")
     prior = load_prior(_PRIOR.value)
     multiple = prior.network.config.multiple
     if _SIZE.value % multiple:
@@ -159,14 +158,16 @@ def main(argv: list[str]) -> None:
     print(f"spectra {apart.mean():.1f} dB apart on average, {apart.max():.1f} at most")
 
 
-def run() -> None:
-    """Entry point: unusable input ends with one line and exit code 2."""
+def main(argv: Sequence[str]) -> None:
+    """Runs, and exits with 2 on bad input."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     try:
-        app.run(main)
+        run()
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"prior_samples: {error}", file=sys.stderr)
         sys.exit(2)
 
 
 if __name__ == "__main__":
-    run()
+    app.run(main)

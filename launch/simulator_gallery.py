@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -157,10 +158,8 @@ def kinds() -> list[Kind]:
     return rows
 
 
-def main(argv: list[str]) -> None:
+def run() -> None:
     """Draws the figure, prints the table."""
-    if len(argv) > 1:
-        raise InputError(f"arguments: expected flags only, got {argv[1:]}; use --help")
     rows = kinds()
     numbers = {row.name: describe(row.tilts) for row in rows}
     columns = list(next(iter(numbers.values())))
@@ -184,14 +183,16 @@ def main(argv: list[str]) -> None:
     )
 
 
-def run() -> None:
-    """Entry point: unusable input ends with one line and exit code 2."""
+def main(argv: Sequence[str]) -> None:
+    """Runs, and exits with 2 on bad input."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     try:
-        app.run(main)
+        run()
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"simulator_gallery: {error}", file=sys.stderr)
         sys.exit(2)
 
 
 if __name__ == "__main__":
-    run()
+    app.run(main)

@@ -34,7 +34,8 @@ class TiltGeometry:
       volume_shape: Core extents ``(nz, nx, ny)`` in voxels.
       num_u: Detector columns; the detector pitch equals the voxel pitch.
       steep: Per tilt, whether ``|theta| > 45`` degrees, when known outside the
-        trace; ``None`` lets the projector decide inside it (slower by up to 2).
+        trace; ``None`` lets the projector decide inside it (slower for a thin slab,
+        since every tilt then walks the longer of its extents).
     """
 
     angles_rad: jax.Array

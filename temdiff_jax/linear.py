@@ -39,20 +39,20 @@ def conjugate_gradient(
 
     Source: Hestenes and Stiefel, J. Res. NBS 49 (1952) 409.
     """
-    norm = jnp.sqrt(jnp.vdot(rhs, rhs).real)
+    norm = jnp.sqrt(_dot(rhs, rhs))
     norm = jnp.where(norm > 0, norm, 1.0)
     residual = rhs - operator(start)
-    square = jnp.vdot(residual, residual).real
+    square = _dot(residual, residual)
 
     def step(carry, _):
         x, residual, direction, square = carry
         image = operator(direction)
-        curvature = jnp.vdot(direction, image).real
+        curvature = _dot(direction, image)
         alpha = jnp.where(curvature > 0, square / jnp.maximum(curvature, 1e-38), 0.0)
         alpha = alpha.astype(x.dtype)
         x = x + alpha * direction
         residual = residual - alpha * image
-        new_square = jnp.vdot(residual, residual).real
+        new_square = _dot(residual, residual)
         beta = jnp.where(square > 0, new_square / jnp.maximum(square, 1e-38), 0.0)
         direction = residual + beta.astype(x.dtype) * direction
         return (x, residual, direction, new_square), jnp.sqrt(square) / norm
@@ -61,3 +61,8 @@ def conjugate_gradient(
     (x, _, _, square), trace = lax.scan(step, carry, length=num_iters)
     trace = jnp.concatenate([trace, (jnp.sqrt(square) / norm)[None]])
     return x, CGInfo(trace)
+
+
+def _dot(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Inner product; ``vdot`` would flatten, which gathers a sharded array."""
+    return jnp.sum(first * second)

@@ -5,7 +5,6 @@ elongation along z, and xy.  Every panel is on one grey scale, and row 0 is at t
 bottom, as in `temdiff_jax.report.page`.
 """
 
-import io
 import pathlib
 import textwrap
 from collections.abc import Mapping
@@ -15,7 +14,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from temdiff_jax.io import write
 from temdiff_jax.report import blocks, panels
 
 DOTS_PER_INCH = 150
@@ -120,15 +118,7 @@ def write_comparison(
         grey_from=grey_from,
         z_range=z_range,
     )
-    buffer = io.BytesIO()
-    with matplotlib.style.context("default"):
-        figure.savefig(
-            buffer,
-            format="png",
-            dpi=DOTS_PER_INCH,
-            metadata={"Software": "temdiff_jax", "Title": panels.plain(title)},
-        )
-    write.write_bytes(path, buffer.getvalue(), overwrite=overwrite)
+    panels.write_png(path, figure, title, dpi=DOTS_PER_INCH, overwrite=overwrite)
 
 
 def _compose(

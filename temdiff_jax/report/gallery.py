@@ -4,7 +4,6 @@ Made to hold like beside like: measured tilts above simulated ones, samples of a
 above real blocks, with the spectra of both in one plot.
 """
 
-import io
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +12,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from temdiff_jax.io import write
 from temdiff_jax.report import panels
 
 DOTS_PER_INCH = 130
@@ -101,15 +99,7 @@ def write_gallery(
       ValueError: as `draw_gallery`.
     """
     figure = draw_gallery(rows, title=title, curves=curves, curve_labels=curve_labels)
-    buffer = io.BytesIO()
-    with matplotlib.style.context("default"):
-        figure.savefig(
-            buffer,
-            format="png",
-            dpi=DOTS_PER_INCH,
-            metadata={"Software": "temdiff_jax", "Title": panels.plain(title)},
-        )
-    write.write_bytes(path, buffer.getvalue(), overwrite=overwrite)
+    panels.write_png(path, figure, title, dpi=DOTS_PER_INCH, overwrite=overwrite)
 
 
 def _images(name: str, row: Sequence[np.ndarray]) -> list[np.ndarray]:

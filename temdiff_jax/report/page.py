@@ -6,7 +6,6 @@ residual have their own scales, each shared by all of its panels and labelled; a
 0 of a picture is at the bottom, as the MRC format defines it.
 """
 
-import io
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from temdiff_jax.io import write
 from temdiff_jax.report import blocks, panels
 
 DOTS_PER_INCH = 150
@@ -105,15 +103,7 @@ def write_page(
         reference=reference,
         footer=footer,
     )
-    buffer = io.BytesIO()
-    with matplotlib.style.context("default"):
-        figure.savefig(
-            buffer,
-            format="png",
-            dpi=DOTS_PER_INCH,
-            metadata={"Software": "temdiff_jax", "Title": panels.plain(title)},
-        )
-    write.write_bytes(path, buffer.getvalue(), overwrite=overwrite)
+    panels.write_png(path, figure, title, dpi=DOTS_PER_INCH, overwrite=overwrite)
 
 
 def _compose(

@@ -1,16 +1,21 @@
 """Drawing of single panels: a slice, its scale bar, a colour bar, the chi2 bars."""
 
 import dataclasses
+import io
 import math
+import pathlib
 import unicodedata
 
 import matplotlib.patheffects
+import matplotlib.style
 import matplotlib.transforms
 import numpy as np
 from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+
+from temdiff_jax.io import write
 
 ANGSTROM_PER_NM = 10.0
 CHI2_ALARMS = (0.8, 1.2)
@@ -41,6 +46,21 @@ def plain(text: str) -> str:
         c if unicodedata.category(c)[0] != "C" and ord(c) < _LAST_DRAWABLE else "?"
         for c in text
     )
+
+
+def write_png(
+    path: str | pathlib.Path, figure: Figure, title: str, *, dpi: int, overwrite: bool
+) -> None:
+    """Write a finished figure, complete or not at all, whatever style is in force.
+
+    Raises:
+      InputError: the file exists and may not be replaced, or cannot be written.
+    """
+    buffer = io.BytesIO()
+    metadata = {"Software": "temdiff_jax", "Title": plain(title)}
+    with matplotlib.style.context("default"):
+        figure.savefig(buffer, format="png", dpi=dpi, metadata=metadata)
+    write.write_bytes(path, buffer.getvalue(), overwrite=overwrite)
 
 
 def nice_length(longest: float) -> float:

@@ -61,6 +61,7 @@ class DataConfig:
       crop: Extents (z, x, y) of a training crop, or the edge of a cube, multiples of
         the network's.  z = 0 takes the whole thickness: a narrow range smears along
         z, and the surfaces of the slab are part of what the network must know.
+      mirror: Whether crops are mirrored at random along z, x and y.
       phantom_fraction: Share of blocks that are procedural phantoms.
       imaging: Ranges of the simulator.
     """
@@ -82,6 +83,7 @@ class DataConfig:
     block_width: int = 64
     block_height: int = 40
     crop: int | tuple[int, int, int] = (0, 32, 32)
+    mirror: bool = True
     phantom_fraction: float = 0.15
     imaging: ImagingConfig = ImagingConfig(exact_counts=False)
 

@@ -202,8 +202,9 @@ def cut_batch(
     step: int,
     batch: int,
     crop: int | tuple[int, int, int],
+    mirror: bool = True,
 ) -> Batch:
-    """Random crops of random blocks, a pure function of (seed, step).
+    """Random crops of random blocks, mirrored at random: a function of (seed, step).
 
     Crops of the whole thickness come from blocks of one thickness, that of a block
     drawn first.
@@ -224,7 +225,7 @@ def cut_batch(
             int(rng.integers(n - c + 1)) for n, c in zip(shape, sizes, strict=True)
         ]
         row = _cut(blocks[index], start, sizes)
-        rows.append(_mirrored(row, rng.random(3) < 0.5))
+        rows.append(_mirrored(row, rng.random(3) < 0.5) if mirror else row)
     return _stack(rows)
 
 

@@ -57,6 +57,7 @@ class Examples:
             step=step,
             batch=self.batch,
             crop=config.crop,
+            mirror=config.mirror,
         )
         return Block(*(array[row] for array in batch))
 

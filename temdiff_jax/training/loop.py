@@ -246,6 +246,7 @@ def _batch(
         step=step,
         batch=config.optim.batch * config.optim.accumulate,
         crop=config.data.crop,
+        mirror=config.data.mirror,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from temdiff_jax.io import gate, mrc, stores, tilt_series, write
-from temdiff_jax.training import sources
+from temdiff_jax.training import cleaning
 from temdiff_jax.training.volumes import MANIFEST_VERSION, SHARD_KEY
 from temdiff_jax.types import InputError
 
@@ -200,10 +200,10 @@ def _prepare_source(
         file = f"{request.name}-{len(entry['shards']):03d}-{recipe[:8]}.npz"
         record = known.get(file, {})
         if not _is_whole(out / file, record, recipe):
-            data = sources.resample(volume.read(cut), volume.voxel_size_nm, target)
+            data = cleaning.resample(volume.read(cut), volume.voxel_size_nm, target)
             limits = entry["statistics"]["low"], entry["statistics"]["high"]
             data = data[tuple(slice(n) for n in shape)]
-            grey = sources.to_uint8(data, limits, stain_is_dark=request.stain_is_dark)
+            grey = cleaning.to_uint8(data, limits, stain_is_dark=request.stain_is_dark)
             record = _write_shard(out / file, grey, target, cut, recipe)
         else:
             kept += 1
@@ -227,9 +227,9 @@ def _analyse(
 ) -> tuple[dict[str, Any], list[tuple[int, int]], str]:
     """Manifest entry without shards, slabs in slices of the box, fingerprint."""
     num_slices = box[0][1] - box[0][0]
-    profile = sources.profile_slices(_slabs(volume, box), num_slices)
-    defects = sources.find_defects(profile, volume.voxel_size_nm)
-    slabs = sources.clean_slabs(num_slices, defects, options.min_slices)
+    profile = cleaning.profile_slices(_slabs(volume, box), num_slices)
+    defects = cleaning.find_defects(profile, volume.voxel_size_nm)
+    slabs = cleaning.clean_slabs(num_slices, defects, options.min_slices)
     if not slabs:
         raise InputError(
             f"{request.path}: expected {options.min_slices} intact slices in a row, "
@@ -237,7 +237,7 @@ def _analyse(
             f"{num_slices}; choose another box or a smaller --min_slices"
         )
     intact = np.concatenate([np.arange(*slab) for slab in slabs])
-    low, high = sources.grey_limits(profile.sample[intact])
+    low, high = cleaning.grey_limits(profile.sample[intact])
     first = box[0][0]
     score, doubt = _polarity(
         volume, box, max(slabs, key=lambda s: s[1] - s[0]), request
@@ -298,9 +298,9 @@ def _polarity(
             extent = min(stop - start, POLARITY_EDGE)
             first = start + int(part * (stop - start - extent))
             cube.append(slice(first, first + extent))
-        scores.append(sources.stain_score(volume.read(cube)))
+        scores.append(cleaning.stain_score(volume.read(cube)))
     score = float(np.median(scores))
-    return score, sources.polarity_warning(score, stain_is_dark=request.stain_is_dark)
+    return score, cleaning.polarity_warning(score, stain_is_dark=request.stain_is_dark)
 
 
 def _plan(
@@ -318,7 +318,7 @@ def _plan(
             max(1, int((b - a) / r + 1e-6))
             for (a, b), r in zip(spans, ratio, strict=True)
         ]
-        for piece in sources.pieces(extents, max_voxels):
+        for piece in cleaning.pieces(extents, max_voxels):
             cut = tuple(
                 slice(
                     a + math.floor(p.start * r + 1e-6),

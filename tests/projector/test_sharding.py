@@ -85,22 +85,8 @@ for function, array in (
     assert out.split() == ["[]"] * 4
 
 
-# Rows first, the dot products of the solver run along the slabs as they lie; with
-# rows last, jnp.vdot flattens across them and gathers whole volumes.
 @pytest.mark.parametrize(
-    "order",
-    [
-        (2, 0, 1),
-        pytest.param(
-            (0, 1, 2),
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=pytest.fail.Exception,
-                reason="linear.conjugate_gradient flattens with jnp.vdot",
-            ),
-        ),
-    ],
-    ids=["rows first", "core layout"],
+    "order", [(2, 0, 1), (0, 1, 2)], ids=["rows first", "core layout"]
 )
 def test_conjugate_gradients_exchange_scalars_only(order, run_devices):
     out = run_devices(

@@ -168,6 +168,15 @@ def test_crops_are_mirror_images_of_parts_of_their_block():
     assert len(seen) == 8
 
 
+def test_crops_need_not_be_mirrored():
+    block = fake_blocks(1)[0]
+    for step in range(10):
+        batch = data.cut_batch(
+            [block], seed=0, step=step, batch=1, crop=(10, 12, 9), mirror=False
+        )
+        np.testing.assert_array_equal(batch.truth[0], block.truth)
+
+
 def test_crops_of_the_whole_thickness_come_from_slabs_of_one_thickness():
     blocks = fake_blocks(3) + fake_blocks(3, (16, 12, 9))
     seen = set()
