@@ -158,7 +158,7 @@ def run_method(method: str, data: Data) -> np.ndarray:
         data.angles_deg,
         thickness=data.thickness,
         prior=_PRIOR.value,
-        sampler="mean" if method == "mean" else "default",
+        sampler=method,
         num_samples=_SAMPLES.value,
         num_steps=_STEPS.value,
         key=_SEED.value,

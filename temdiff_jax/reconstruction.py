@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import numbers
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from temdiff_jax import condition, intensity, layout, posterior
+from temdiff_jax import arguments, condition, intensity, layout, posterior
 from temdiff_jax.baselines.tikhonov import TikhonovSettings, settings_for
 from temdiff_jax.geometry import CONVENTION, TiltGeometry
 from temdiff_jax.io import tilt_series
 from temdiff_jax.priors import Prior, load_prior, range_verdict
 from temdiff_jax.types import InputError
 
-SAMPLERS = ("default", "mean")
+SAMPLERS = ("default", "mean", "posterior")
 DEFAULT_SAMPLES = 8
 DEFAULT_STEPS = 25
 # The noise of a tilt is estimated from second differences along both axes.
@@ -38,8 +37,9 @@ class Result:
     Everything per tilt is in the order of the tilts that were given.
 
     Attributes:
-      mean: Mean of the posterior samples (the one-call estimate for "mean").
-      std: Standard deviation over the samples; zeros for "mean".
+      mean: The conditional mean by one call of the network and one projection
+        update; for "posterior" the mean of the samples.
+      std: Standard deviation over the posterior samples; zeros for "mean".
       samples: ``[s, z, y, x]`` when asked for.
       tikhonov: The quadratic estimate from the same tilts, for comparison.
       reprojection: Projection of ``mean`` (margin included), input units.
@@ -117,19 +117,20 @@ def reconstruct(
       angles: Degrees, one per tilt, in any order.
       thickness: Slab thickness in voxels; default the tilts' width.
       prior: Name or path of a released prior, or a loaded one.
-      sampler: "default" draws posterior samples; "mean" is the one-call estimate.
-      num_samples: Posterior samples; their mean and spread are returned.
-      num_steps: Noise levels of the sampler, default 25.
+      sampler: "default" takes the mean from one call of the network and the spread
+        from posterior samples; "mean" leaves out the samples, "posterior" the call
+        (the mean of a few samples still holds their scatter: docs/results.md).
+      num_samples, num_steps: Posterior samples; noise levels of each, default 25.
       key: Seed or typed JAX key.
-      voxel_size_angstrom: Recorded in the provenance.
-      log: "off": tilts are line integrals; "on": bright-field intensities, of
-        which -log is taken; "auto" decides by the data and records its verdict.
-      contrast: Sense of dense matter in the line integrals: "bright", "dark" or
-        "auto" (skewness); the volume keeps the sense of the tilts.
+      voxel_size_angstrom: Recorded.
+      log: "off": line integrals; "on": bright-field intensities, of which -log is
+        taken; "auto" decides by the data and records its verdict.
+      contrast: Sense of dense matter in line integrals, which the volume keeps:
+        "bright", "dark" or "auto" (skewness).
       tilt_weights: Trust in each tilt, [0, 1]; 0 leaves it out.
       keep_samples: Return all samples.
       options, knobs: Of the sampler; see ``posterior``.
-      on_progress: Called with (done, total, message) as work proceeds.
+      on_progress: Called with (done, total, message).
 
     Raises:
       InputError: Anything wrong with the input; one line with expected, got and
@@ -140,10 +141,15 @@ def reconstruct(
     job = _enter(
         tilts, angles, thickness, voxel_size_angstrom, log, contrast, tilt_weights
     )
-    report = on_progress or _silent
-    mean_only = choices.sampler == "mean"
-    total = 2 if mean_only else 1 + choices.num_samples * choices.num_steps
-    report(0, total, "quadratic estimate")
+    calls = 0 if choices.sampler == "posterior" else 1
+    draws = 0 if choices.sampler == "mean" else choices.num_samples
+    total = 1 + calls + draws * choices.num_steps
+
+    def tell(done: int, text: str) -> None:
+        if on_progress is not None:
+            on_progress(done, total, text)
+
+    tell(0, "quadratic estimate")
     settings = settings_for(job.series.angles_deg)
     ready = _prepare_series(
         layout.tilts_to_core(job.tilts),
@@ -154,15 +160,16 @@ def reconstruct(
         num_iters=settings.num_iters,
     )
     jax.block_until_ready(ready.tikhonov)
-    report(1, total, "compiling the sampler (first run)")
-    draw = _call_once if mean_only else _draw_samples
-    drawn = draw(choices, ready, job.geometry, lambda n, text: report(n, total, text))
+    tell(1, "compiling the sampler (first run)")
+    here = (choices, ready, job.geometry)
+    found = []
+    if calls:
+        found.append(_call_once(*here))
+        tell(2, "sampling" if draws else "done")
+    if draws:
+        found.append(_draw_samples(*here, lambda n, text: tell(1 + calls + n, text)))
     provenance = _provenance(choices, job, settings, time.monotonic() - started)
-    return _leave(drawn, ready, job, keep_samples, provenance)
-
-
-def _silent(done: int, total: int, message: str) -> None:
-    """Reports to nobody."""
+    return _leave(found[0], found[-1], ready, job, keep_samples, provenance)
 
 
 def _choose(
@@ -181,40 +188,16 @@ def _choose(
         )
     samples = DEFAULT_SAMPLES if num_samples is None else num_samples
     steps = DEFAULT_STEPS if num_steps is None else num_steps
-    samples = _check_count("num_samples", samples, 1)
-    steps = _check_count("num_steps", steps, 2)
+    samples = arguments.check_count("num_samples", samples, 1)
+    steps = arguments.check_count("num_steps", steps, 2)
     if sampler == "mean":
         samples = steps = 1
-    seed = _check_key(key)
+    seed = arguments.check_key(key)
     knobs = knobs or posterior.Knobs()
     options = options or posterior.Options()
     loaded = prior if isinstance(prior, Prior) else load_prior(prior)
     posterior.check_options(options, loaded.network)
     return _Choices(loaded, sampler, samples, steps, seed, options, knobs)
-
-
-def _check_count(name: str, value: object, smallest: int) -> int:
-    """A whole number of at least ``smallest``."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if isinstance(value, numbers.Integral) and whole and int(value) >= smallest:
-        return int(value)
-    raise InputError(
-        f"{name}: expected a whole number of at least {smallest}, got {value!r}; "
-        "pass such a number or leave it out"
-    )
-
-
-def _check_key(key: object) -> jax.Array:
-    """A typed key from a seed or from itself."""
-    if isinstance(key, numbers.Integral):
-        return jax.random.key(int(key))
-    typed = jax.dtypes.prng_key
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, typed) and not key.ndim:
-        return key
-    raise InputError(
-        f"key: expected a whole number or one typed JAX key, got {key!r:.60}; pass "
-        "for example key=0"
-    )
 
 
 def _enter(
@@ -236,7 +219,9 @@ def _enter(
             f"tilts: expected at least {MIN_PIXELS} x {MIN_PIXELS} pixels, got "
             f"{height} x {width}; pass whole tilts, not rows"
         )
-    depth = width if thickness is None else _check_count("thickness", thickness, 1)
+    depth = (
+        width if thickness is None else arguments.check_count("thickness", thickness, 1)
+    )
     geometry = TiltGeometry.from_degrees(
         series.angles_deg, thickness=depth, width=width, height=height
     )
@@ -245,23 +230,8 @@ def _enter(
     )
     # The series was sorted by angle, stably, as here.
     order = np.argsort(np.asarray(angles, np.float64).ravel(), kind="stable")
-    trust = _trust(tilt_weights, num)[order]
+    trust = arguments.check_trust(tilt_weights, num)[order]
     return _Job(series, np.argsort(order), geometry, prepared, trust, record)
-
-
-def _trust(tilt_weights: ArrayLike | None, num: int) -> np.ndarray:
-    """Weights ``[n_tilts]`` float32, ones where nothing is said."""
-    if tilt_weights is None:
-        return np.ones(num, np.float32)
-    trust = np.asarray(tilt_weights, np.float32)
-    usable = trust.shape == (num,) and bool(np.all(np.isfinite(trust)))
-    if not usable or trust.min() < 0 or trust.max() <= 0:
-        raise InputError(
-            f"tilt_weights: expected {num} numbers of zero or more, not all zero, got "
-            f"{trust.ravel()[:5].tolist()} of shape {list(trust.shape)}; give one "
-            "weight per tilt, 0 to leave it out"
-        )
-    return trust
 
 
 @functools.partial(jax.jit, static_argnames=("num_iters",))
@@ -279,10 +249,7 @@ def _prepare_series(
 
 
 def _call_once(
-    choices: _Choices,
-    ready: condition.Prepared,
-    geometry: TiltGeometry,
-    report: Callable[[int, str], None],
+    choices: _Choices, ready: condition.Prepared, geometry: TiltGeometry
 ) -> _Drawn:
     """The one-call estimate, as the only sample."""
     prior = choices.prior
@@ -295,8 +262,6 @@ def _call_once(
         network=prior.network,
         options=choices.options,
     )
-    jax.block_until_ready(wide)
-    report(2, "done")
     return _Drawn(
         np.asarray(posterior.to_input_units(wide, ready, geometry))[None], wide
     )
@@ -322,7 +287,7 @@ def _draw_samples(
         options=choices.options,
         num_samples=choices.num_samples,
         num_steps=choices.num_steps,
-        report=lambda done, text: report(1 + done, text),
+        report=report,
     )
     kept, wide = [], jnp.zeros(geometry.volume_shape)
     for volumes in groups:
@@ -340,6 +305,7 @@ def _to_file(array: ArrayLike) -> np.ndarray:
 
 
 def _leave(
+    estimate: _Drawn,
     drawn: _Drawn,
     ready: condition.Prepared,
     job: _Job,
@@ -348,10 +314,10 @@ def _leave(
 ) -> Result:
     """Back to the sense, the layout and the order of the input."""
     sign, rows = np.float32(job.intensity["sign"]), job.rows
-    projected, chi2 = _judge(drawn.wide, ready, job.geometry)
+    projected, chi2 = _judge(estimate.wide, ready, job.geometry)
     reprojection = sign * _to_file(projected)[rows]
     tikhonov = posterior.to_input_units(ready.tikhonov, ready, job.geometry)
-    mean = drawn.kept.mean(axis=0)
+    mean = estimate.kept.mean(axis=0)
     # Unbiased; a single sample has no spread.
     spread = drawn.kept.std(axis=0, ddof=min(1, len(drawn.kept) - 1))
     weights = np.asarray(ready.weight)[:, 0, 0] / float(ready.scaling.contrast) ** 2

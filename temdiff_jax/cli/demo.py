@@ -37,7 +37,8 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
     sampler: Annotated[
-        str, typer.Option(metavar="default|mean", help="How to use the prior.")
+        str,
+        typer.Option(metavar="default|mean|posterior", help="How to use the prior."),
     ] = "default",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the record of the run as JSON.")

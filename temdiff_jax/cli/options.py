@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from temdiff_jax.types import InputError
 
-SAMPLERS = ("default", "mean")
+SAMPLERS = ("default", "mean", "posterior")
 LOG_MODES = ("auto", "off", "on")
 TILT_AXES = ("y", "x")
 

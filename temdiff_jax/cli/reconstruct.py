@@ -76,7 +76,8 @@ def reconstruct(
         int | None, typer.Option(min=1, help="Steps of the sampler.")
     ] = None,
     sampler: Annotated[
-        str, typer.Option(metavar="default|mean", help="How to use the prior.")
+        str,
+        typer.Option(metavar="default|mean|posterior", help="How to use the prior."),
     ] = "default",
     prior: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Prior; see temdiff priors list.")

@@ -189,8 +189,9 @@ def _write_volumes(
 ) -> None:
     """Writes mean and standard deviation in the axes of the input file."""
     labels = _labels(series, settings)
+    of_samples = settings.sampler == "posterior"
     for path, volume, kind in (
-        (files.mean, result.mean, "mean of the samples"),
+        (files.mean, result.mean, "mean of the samples" if of_samples else "mean"),
         (files.std, result.std, "standard deviation of the samples, uncalibrated"),
     ):
         write.write_mrc(

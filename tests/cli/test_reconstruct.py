@@ -279,7 +279,7 @@ def test_bad_files_are_one_line(series, library, tmp_path, capsys, spoil, comman
         (["--bin", "0"], "--bin"),
         (["--thickness", "-3"], "--thickness"),
         (["--thickness", "many"], "--thickness"),
-        (["--sampler", "best"], "--sampler: expected one of default, mean"),
+        (["--sampler", "best"], "--sampler: expected one of default, mean, posterior"),
         (["--log", "maybe"], "--log: expected one of auto, off, on"),
         (["--tilt-axis", "q"], "tilt_axis"),
         (["--voxel-size", "-1"], "voxel_size"),
