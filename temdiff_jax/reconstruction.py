@@ -122,15 +122,15 @@ def reconstruct(
         (the mean of a few samples still holds their scatter: docs/results.md).
       num_samples, num_steps: Posterior samples; noise levels of each, default 25.
       key: Seed or typed JAX key.
-      voxel_size_angstrom: Recorded.
-      log: "off": line integrals; "on": bright-field intensities, of which -log is
-        taken; "auto" decides by the data and records its verdict.
-      contrast: Sense of dense matter in line integrals, which the volume keeps:
-        "bright", "dark" or "auto" (skewness).
+      voxel_size_angstrom: Recorded in the provenance.
+      log: "off": tilts are line integrals; "on": bright-field intensities, of
+        which -log is taken; "auto" decides by the data and records its verdict.
+      contrast: Sense of dense matter in the line integrals: "bright", "dark" or
+        "auto" (skewness); the volume keeps the sense of the tilts.
       tilt_weights: Trust in each tilt, [0, 1]; 0 leaves it out.
       keep_samples: Return all samples.
       options, knobs: Of the sampler; see ``posterior``.
-      on_progress: Called with (done, total, message).
+      on_progress: Called with (done, total, message) as work proceeds.
 
     Raises:
       InputError: Anything wrong with the input; one line with expected, got and

@@ -24,6 +24,7 @@ CORE = f"{GRID} projector"
 ALLOWED = {
     # ground: names, numbers, shapes
     "types": "",
+    "arguments": "types",
     "precision": "types",
     "layout": BASE,
     "geometry": BASE,
@@ -50,8 +51,8 @@ ALLOWED = {
     "priors": f"{CORE} condition model io config",
     "posterior": f"{CORE} condition tiling diffusion model",
     "reconstruction": (
-        f"{CORE} noise condition intensity tiling baselines diffusion posterior model "
-        "priors config io.tilt_series"
+        f"{CORE} arguments noise condition intensity tiling baselines diffusion "
+        "posterior model priors config io.tilt_series"
     ),
     "training": (
         f"{CORE} noise condition simulator baselines diffusion model priors config io "
