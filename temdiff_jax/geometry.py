@@ -36,6 +36,8 @@ class TiltGeometry:
       steep: Per tilt, whether ``|theta| > 45`` degrees, when known outside the
         trace; ``None`` lets the projector decide inside it (slower for a thin slab,
         since every tilt then walks the longer of its extents).
+      oversample: Rays per detector pixel, spread evenly over its width; a pixel is
+        their mean.  Time grows in proportion.
     """
 
     angles_rad: jax.Array
@@ -44,6 +46,7 @@ class TiltGeometry:
     steep: tuple[bool, ...] | None = dataclasses.field(
         default=None, metadata={"static": True}
     )
+    oversample: int = dataclasses.field(default=1, metadata={"static": True})
 
     @classmethod
     def from_degrees(
@@ -54,6 +57,7 @@ class TiltGeometry:
         width: int,
         height: int,
         lateral_margin: int | str = "auto",
+        oversample: int = 1,
         dtype: DTypeLike = jnp.float32,
     ) -> TiltGeometry:
         """Builds the geometry of an aligned tilt series.
@@ -66,11 +70,13 @@ class TiltGeometry:
           lateral_margin: Columns added on either side of the field of view,
             since a slab continues outside it; ``"auto"`` takes what the largest
             tilt sees (see ``lateral_margin_for``).
+          oversample: Rays per detector pixel; see the class.
           dtype: Dtype of the angles.
 
         Raises:
           InputError: Angles not one-dimensional, empty, non-finite or beyond 90
-            degrees; extents below one; a negative margin.
+            degrees; extents or rays that are no whole number of at least one; a
+            margin that is no whole number of at least zero.
         """
         angles = np.atleast_1d(np.asarray(angles_deg, np.float64))
         check_angles_deg(angles)
@@ -79,11 +85,16 @@ class TiltGeometry:
             ("width", width),
             ("height", height),
         ):
-            if int(extent) < 1:
+            if not _is_whole(extent, at_least=1):
                 raise InputError(
                     f"geometry: expected {name} of at least one voxel, got "
                     f"{extent}; pass a positive whole number"
                 )
+        if not _is_whole(oversample, at_least=1):
+            raise InputError(
+                "geometry: expected oversample, the rays per detector pixel, of at "
+                f"least one, got {oversample}; pass a positive whole number"
+            )
         margin = _columns_outside(lateral_margin, angles, thickness, width)
         steep = tuple(bool(abs(a) > 45.0) for a in angles)
         return cls(
@@ -91,6 +102,7 @@ class TiltGeometry:
             (int(thickness), int(width) + 2 * margin, int(height)),
             int(width),
             steep,
+            int(oversample),
         )
 
     @property
@@ -119,6 +131,14 @@ class TiltGeometry:
         pad = [(0, 0)] * volume.ndim
         pad[-2] = (self.margin, self.margin)
         return jnp.pad(volume, pad, constant_values=value)
+
+
+def _is_whole(number: object, *, at_least: int) -> bool:
+    """Whether a size is a whole number: truncating one would move the centres."""
+    if not isinstance(number, int | float | np.integer | np.floating):
+        return False
+    # Also false for NaN, which equals nothing.
+    return bool(np.isfinite(number) and number == int(number) and number >= at_least)
 
 
 def check_angles_deg(angles: np.ndarray) -> None:
@@ -161,7 +181,7 @@ def _columns_outside(
     """The margin that was asked for, in columns."""
     if lateral_margin == "auto":
         return lateral_margin_for(angles, thickness, width)
-    if isinstance(lateral_margin, str) or int(lateral_margin) < 0:
+    if not _is_whole(lateral_margin, at_least=0):
         raise InputError(
             'geometry: expected a lateral margin of "auto" or zero columns and more, '
             f"got {lateral_margin!r}; pass a whole number of columns"

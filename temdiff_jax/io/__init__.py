@@ -7,9 +7,11 @@ bytes that are there before memory is taken. Bad input is one line, an `InputErr
 from temdiff_jax.io.aln import AlnTable, read_aln
 from temdiff_jax.io.axis import tilts_from_file, volume_to_file
 from temdiff_jax.io.binning import bin_stack
+from temdiff_jax.io.conventions import Alignment
 from temdiff_jax.io.gate import DEFAULT_MAX_INPUT_GB
 from temdiff_jax.io.mrc import MrcImage, read_mrc
 from temdiff_jax.io.npz import NpzImage, read_npz
+from temdiff_jax.io.package_files import read_relion_star, read_warp_xml
 from temdiff_jax.io.side_files import (
     AngleTable,
     MdocTable,
@@ -36,6 +38,7 @@ from temdiff_jax.io.write import (
 
 __all__ = [
     "DEFAULT_MAX_INPUT_GB",
+    "Alignment",
     "AlnTable",
     "AngleTable",
     "MdocTable",
@@ -53,7 +56,9 @@ __all__ = [
     "read_mdoc",
     "read_mrc",
     "read_npz",
+    "read_relion_star",
     "read_tiff",
+    "read_warp_xml",
     "read_xf",
     "tilt_series_from_arrays",
     "tilts_from_file",

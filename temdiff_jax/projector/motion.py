@@ -27,7 +27,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import DTypeLike
 
 from temdiff_jax.geometry import TiltGeometry
@@ -103,7 +102,7 @@ def project_moving(
     if motion.chi_rad is not None:
         rows = _rows_of_x_tilt(volume, motion.chi_rad)
         volume = warp.resample_lines(volume, rows, axis=2, length=volume.shape[2])
-    tilts = _integrate(volume, tilted)
+    tilts = project(volume, tilted)
     if length is not None:
         tilts = tilts * length[:, None, None].astype(tilts.dtype)
     return warp.warp(tilts, source, num_u=geometry.num_u)
@@ -128,8 +127,7 @@ def backproject_moving(
     tilts = warp.warp_adjoint(tilts, source, num_u=tilted.num_u)
     if length is not None:
         tilts = tilts * length[:, None, None].astype(tilts.dtype)
-    # Back-projection itself needs no flags; its own transpose must not trust them.
-    volume = backproject(tilts, dataclasses.replace(tilted, steep=None))
+    volume = backproject(tilts, tilted)
     if motion.chi_rad is not None:
         rows = _rows_of_x_tilt(volume, motion.chi_rad)
         volume = warp.spread_lines(volume, rows, axis=2, length=volume.shape[2])
@@ -340,23 +338,3 @@ def _rows_of_x_tilt(volume, chi):
     z = jnp.arange(nz, dtype=chi.dtype) - (nz - 1) / 2
     slope = jnp.broadcast_to(1 / jnp.cos(chi) - 1, z.shape)
     return jnp.stack([slope, jnp.zeros_like(z), z * jnp.tan(chi)], axis=1)
-
-
-def _integrate(volume, tilted):
-    """``project``, whose flags for steep tilts may be wrong by now.
-
-    The flags are those of the nominal angles.  A tilt that has moved across 45
-    degrees would be projected on planes that its adjoint does not use, so the
-    slower program that looks at the angles runs then, and only then.
-    """
-    if tilted.steep is None:
-        return project(volume, tilted)
-    cos, sin = jnp.abs(jnp.cos(tilted.angles_rad)), jnp.abs(jnp.sin(tilted.angles_rad))
-    excess = jnp.where(np.asarray(tilted.steep, bool), cos - sin, sin - cos)
-    hold = jnp.all(excess <= 8 * jnp.finfo(excess.dtype).eps)
-    return lax.cond(
-        hold,
-        lambda v: project(v, tilted),
-        lambda v: project(v, dataclasses.replace(tilted, steep=None)),
-        volume,
-    )

@@ -22,10 +22,14 @@ def normal_op(
 
     Returns:
       ``[z, x, y]``, dtype of the volume.
+
+    One tilt alone couples every plane with every other, so a matrix of the product
+    would hold some ``3 nz`` numbers per voxel where the pair reads four; and going
+    tilt by tilt reads the volume once more each time.  Neither is faster.
     """
     tilts = project(volume, geometry)
     if weight is not None:
-        tilts = tilts * weight
+        tilts = (tilts * weight).astype(volume.dtype)
     return backproject(tilts, geometry)
 
 

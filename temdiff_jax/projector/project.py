@@ -4,7 +4,8 @@ Both are JAX primitives, so that autodiff uses the pair itself instead of derivi
 a scatter: the tangent of a projection is a projection, its cotangent a
 back-projection, and the derivative with respect to a tilt angle is the same loop
 with differentiated weights.  Batches (``vmap``) are folded into y, since all
-slices share one geometry.
+slices share one geometry.  Inside ``jax.shard_map`` the result varies along every
+mesh axis along which the data or the angles do.
 """
 
 from __future__ import annotations
@@ -13,29 +14,35 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.projector import kernels
+from temdiff_jax.projector import dense, kernels
 
 
 def project(volume: jax.Array, geometry: TiltGeometry) -> jax.Array:
     """Integrates a volume along the beam for every tilt.
 
     p[k, u, y] = sum_zx max(0, 1 - |u - x cos - z sin| / m) / m * V[z, x, y],
-    m = max(|cos|, |sin|): two-tap interpolation, one plane at a time.
+    m = max(|cos|, |sin|): two-tap interpolation, one plane at a time.  With
+    ``geometry.oversample`` rays per pixel, p is the mean over
+    u + (j + 1/2) / oversample - 1/2, j = 0, 1, ...
 
     Args:
-      volume: Intensities, core layout ``[z, x, y]``, float; extents
-        ``geometry.volume_shape`` (y may differ: slices are independent).
-      geometry: Angles, extents and detector columns.
+      volume: Intensities, core layout ``[z, x, y]``, any float dtype, summed in
+        float32 at least; extents ``geometry.volume_shape`` (y may differ: slices
+        are independent).
+      geometry: Angles, extents, detector columns and rays per pixel.  Angles that
+        are no numbers, which only a geometry built by hand can hold, give NaN.
 
     Returns:
       Line integrals ``[n_tilts, u, y]``, dtype of the volume, intensity x voxel.
 
     Raises:
-      ValueError: The volume's z, x extents are not the geometry's.
+      ValueError: The volume's z, x extents are not the geometry's, it is not of a
+        float dtype, or flags and angles are not of one length.
 
     Source: Joseph (1982), see ``taps``.  Adjoint: ``backproject``, exact.
     """
@@ -45,12 +52,13 @@ def project(volume: jax.Array, geometry: TiltGeometry) -> jax.Array:
             f"{list(geometry.volume_shape[:2])}, got {list(volume.shape)}; build "
             "the geometry for this volume or use layout.volume_to_core"
         )
+    _check_kind("project", volume, geometry)
     return _project_p.bind(
-        volume,
-        geometry.angles_rad,
+        *_varying_alike(volume, geometry.angles_rad),
         num_u=geometry.num_u,
         steep=geometry.steep,
         order=0,
+        oversample=geometry.oversample,
     )
 
 
@@ -58,14 +66,14 @@ def backproject(tilts: jax.Array, geometry: TiltGeometry) -> jax.Array:
     """Smears tilts back along the beam: the exact adjoint of ``project``.
 
     Args:
-      tilts: ``[n_tilts, u, y]``, float.
+      tilts: ``[n_tilts, u, y]``, any float dtype, summed in float32 at least.
       geometry: As for ``project``.
 
     Returns:
       Volume ``[z, x, y]``, dtype of the tilts.
 
     Raises:
-      ValueError: Tilt or column count is not the geometry's.
+      ValueError: Tilt or column count is not the geometry's; else as ``project``.
     """
     if tilts.ndim != 3 or tilts.shape[:2] != geometry.tilts_shape[:2]:
         raise ValueError(
@@ -73,49 +81,96 @@ def backproject(tilts: jax.Array, geometry: TiltGeometry) -> jax.Array:
             f"{list(geometry.tilts_shape[:2])}, got {list(tilts.shape)}; build the "
             "geometry for these tilts or use layout.tilts_to_core"
         )
+    _check_kind("backproject", tilts, geometry)
     return _backproject_p.bind(
-        tilts,
-        geometry.angles_rad,
+        *_varying_alike(tilts, geometry.angles_rad),
         extents=geometry.volume_shape[:2],
         steep=geometry.steep,
         order=0,
+        oversample=geometry.oversample,
     )
+
+
+def _check_kind(name, data, geometry):
+    if not jnp.issubdtype(data.dtype, jnp.floating):
+        raise ValueError(
+            f"{name}: expected a float dtype, got {data.dtype}; convert the data "
+            'first, for instance with .astype("float32")'
+        )
+    if geometry.steep is not None and len(geometry.steep) != geometry.num_tilts:
+        raise ValueError(
+            f"{name}: expected one flag in geometry.steep for each of "
+            f"{geometry.num_tilts} angles, got {len(geometry.steep)}; set steep=None "
+            "where angles are selected or split"
+        )
+
+
+def _varying_alike(*arrays):
+    """Gives all arrays the type of one that may differ wherever any of them does.
+
+    Only inside ``jax.shard_map``, where data split along y meets angles that every
+    device shares.  Casts have a transpose: a shared array's gradient is summed.
+    """
+    varying = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+    every = frozenset().union(*varying)
+    return [
+        lax.pcast(array, tuple(sorted(every - axes)), to="varying")
+        if every - axes
+        else array
+        for array, axes in zip(arrays, varying)
+    ]
 
 
 _project_p = Primitive("tilt_project")
 _backproject_p = Primitive("tilt_backproject")
 
 
-def _project_impl(volume, angles, *, num_u, steep, order):
-    return kernels.project_kernel(volume, angles, num_u=num_u, steep=steep, order=order)
-
-
-def _backproject_impl(tilts, angles, *, extents, steep, order):
-    del steep  # one formula serves both; kept for the transpose
-    return kernels.backproject_kernel(tilts, angles, extents=extents, order=order)
-
-
-def _define(primitive, implementation, static_names):
-    jitted = jax.jit(implementation, static_argnames=static_names)
-    primitive.def_impl(jitted)
-    mlir.register_lowering(
-        primitive, mlir.lower_fun(implementation, multiple_results=False)
+def _project_impl(volume, angles, *, num_u, steep, order, oversample):
+    return kernels.project_kernel(
+        volume, angles, num_u=num_u, steep=steep, order=order, oversample=oversample
     )
 
 
-_define(_project_p, _project_impl, ("num_u", "steep", "order"))
-_define(_backproject_p, _backproject_impl, ("extents", "steep", "order"))
+def _backproject_impl(tilts, angles, *, extents, steep, order, oversample):
+    return kernels.backproject_kernel(
+        tilts, angles, extents=extents, order=order, steep=steep, oversample=oversample
+    )
+
+
+def _define(primitive, implementation, contractions, static_names):
+    def call(*arrays, **static):
+        return primitive.bind(*arrays, **static)
+
+    # Outside jit the rule of the platform is taken as well.
+    primitive.def_impl(jax.jit(call, static_argnames=static_names))
+    for rule, platform in ((implementation, None), (contractions, "tpu")):
+        lowering = mlir.lower_fun(rule, multiple_results=False)
+        mlir.register_lowering(primitive, lowering, platform=platform)
+
+
+_define(
+    _project_p,
+    _project_impl,
+    dense.project_kernel,
+    ("num_u", "steep", "order", "oversample"),
+)
+_define(
+    _backproject_p,
+    _backproject_impl,
+    dense.backproject_kernel,
+    ("extents", "steep", "order", "oversample"),
+)
 
 
 @_project_p.def_abstract_eval
-def _project_abstract(volume, angles, *, num_u, steep, order):
-    del steep, order
+def _project_abstract(volume, angles, *, num_u, **static):
+    del static
     return volume.update(shape=(angles.shape[0], num_u, volume.shape[2]))
 
 
 @_backproject_p.def_abstract_eval
-def _backproject_abstract(tilts, angles, *, extents, steep, order):
-    del angles, steep, order
+def _backproject_abstract(tilts, angles, *, extents, **static):
+    del angles, static
     return tilts.update(shape=(*extents, tilts.shape[2]))
 
 
@@ -128,10 +183,9 @@ def _check_first_order(order):
         )
 
 
-def _project_jvp(primals, tangents, *, num_u, steep, order):
+def _project_jvp(primals, tangents, *, order, **static):
     volume, angles = primals
     d_volume, d_angles = tangents
-    static = {"num_u": num_u, "steep": steep}
     out = _project_p.bind(volume, angles, order=order, **static)
     parts = []
     if type(d_volume) is not ad.Zero:
@@ -143,10 +197,9 @@ def _project_jvp(primals, tangents, *, num_u, steep, order):
     return out, sum(parts[1:], start=parts[0])
 
 
-def _backproject_jvp(primals, tangents, *, extents, steep, order):
+def _backproject_jvp(primals, tangents, *, order, **static):
     tilts, angles = primals
     d_tilts, d_angles = tangents
-    static = {"extents": extents, "steep": steep}
     out = _backproject_p.bind(tilts, angles, order=order, **static)
     parts = []
     if type(d_tilts) is not ad.Zero:
@@ -158,26 +211,20 @@ def _backproject_jvp(primals, tangents, *, extents, steep, order):
     return out, sum(parts[1:], start=parts[0])
 
 
-def _project_transpose(cotangent, volume, angles, *, num_u, steep, order):
+def _project_transpose(cotangent, volume, angles, *, num_u, **static):
+    del num_u
     if type(cotangent) is ad.Zero:
         return ad.Zero(volume.aval), None
     extents = volume.aval.shape[:2]
-    return (
-        _backproject_p.bind(
-            cotangent, angles, extents=extents, steep=steep, order=order
-        ),
-        None,
-    )
+    return _backproject_p.bind(cotangent, angles, extents=extents, **static), None
 
 
-def _backproject_transpose(cotangent, tilts, angles, *, extents, steep, order):
+def _backproject_transpose(cotangent, tilts, angles, *, extents, **static):
+    del extents
     if type(cotangent) is ad.Zero:
         return ad.Zero(tilts.aval), None
     num_u = tilts.aval.shape[1]
-    return (
-        _project_p.bind(cotangent, angles, num_u=num_u, steep=steep, order=order),
-        None,
-    )
+    return _project_p.bind(cotangent, angles, num_u=num_u, **static), None
 
 
 def _batch(primitive, args, dims, **static):

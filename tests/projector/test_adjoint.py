@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.projector import backproject, project
+from temdiff_jax.projector import backproject, kernels, project
 
 
 def random_pair(geometry, dtype):
@@ -88,10 +88,80 @@ def test_adjoint_of_the_adjoint_is_the_projection(named, x64):
     np.testing.assert_array_equal(automatic, project(volume, geometry))
 
 
-def test_half_precision_sums_in_float32(named):
-    geometry = named("thick", jnp.float32)
-    volume, tilts = random_pair(geometry, jnp.bfloat16)
+@pytest.mark.usefixtures("short_loops")
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", ["thick", "every kind", "one voxel"])
+def test_half_precision_sums_in_float32(name, dtype, named):
+    geometry = named(name, jnp.float32)
+    volume, tilts = random_pair(geometry, dtype)
     image, smear = project(volume, geometry), backproject(tilts, geometry)
-    assert image.dtype == smear.dtype == jnp.bfloat16
-    exact = project(volume.astype(jnp.float32), geometry)
-    np.testing.assert_array_equal(image, exact.astype(jnp.bfloat16))
+    assert image.dtype == smear.dtype == dtype
+    exact = project(volume.astype(jnp.float32), geometry).astype(dtype)
+    # Sums of the same numbers, in parts: a last bit of float32 may turn a rounding.
+    limit = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        image.astype(jnp.float32), exact.astype(jnp.float32), rtol=limit, atol=1e-5
+    )
+    exact = backproject(tilts.astype(jnp.float32), geometry).astype(dtype)
+    np.testing.assert_allclose(
+        smear.astype(jnp.float32), exact.astype(jnp.float32), rtol=limit, atol=1e-5
+    )
+
+
+@pytest.mark.usefixtures("short_loops")
+@pytest.mark.parametrize("degree", [44.0, 46.0, 52.0, 70.0])
+@pytest.mark.parametrize("flag", [False, True])
+def test_the_pair_is_exact_whatever_the_flag_says(degree, flag, x64):
+    """Flags may be those of nominal angles while the true ones cross 45 degrees."""
+    angles = jnp.deg2rad(jnp.asarray([degree, -degree]))
+    geometry = TiltGeometry(angles, (9, 11, 2), 13, (flag, flag))
+    assert mismatch(geometry, jnp.float64) < 1e-12
+    volume, tilts = random_pair(geometry, jnp.float64)
+    shape = jax.ShapeDtypeStruct(geometry.volume_shape, jnp.float64)
+    (automatic,) = jax.linear_transpose(lambda v: project(v, geometry), shape)(tilts)
+    np.testing.assert_array_equal(automatic, backproject(tilts, geometry))
+    right = TiltGeometry(angles, (9, 11, 2), 13, None)
+    assert (flag == (degree > 45)) == np.allclose(
+        project(volume, geometry), project(volume, right), atol=1e-12
+    )
+
+
+@pytest.mark.usefixtures("short_loops")
+def test_tilts_in_any_order_are_the_sorted_ones_reordered(x64):
+    """A series that changes kind often is sorted inside; nobody may notice."""
+    degrees = np.asarray([0.0, 60, -3, -61, 7, 58, 50, -20, 70, 20, -70, 44, 80.0])
+    order = np.argsort(degrees)
+    shape = (6, 9, 2)
+
+    def of(list_of_degrees):
+        angles = jnp.deg2rad(jnp.asarray(list_of_degrees))
+        steep = tuple(bool(abs(d) > 45) for d in list_of_degrees)
+        return TiltGeometry(angles, shape, 10, steep)
+
+    mixed, ordered = of(degrees), of(degrees[order])
+    flags = np.asarray(mixed.steep)
+    assert len(kernels._runs_of(flags)) > kernels.MAX_RUNS
+    assert len(kernels._runs_of(flags[order])) == 3
+    volume, _ = random_pair(mixed, jnp.float64)
+    np.testing.assert_array_equal(
+        project(volume, mixed)[order], project(volume, ordered)
+    )
+    assert mismatch(mixed, jnp.float64) < 1e-12
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 5, 9, 31])
+@pytest.mark.parametrize("share", [1, 4, 11])
+def test_shares_fill_every_row_of_a_run_and_no_other(length, share):
+    first = 2
+    out = kernels._fill(
+        jnp.full((length + 5, 2), -1.0),
+        first,
+        first + length,
+        share,
+        lambda start, count: jnp.broadcast_to(
+            (start + jnp.arange(count))[:, None], (count, 2)
+        ).astype(jnp.float32),
+    )
+    rows = np.arange(length + 5)
+    inside = (rows >= first) & (rows < first + length)
+    np.testing.assert_array_equal(out[:, 0], np.where(inside, rows, -1))

@@ -36,11 +36,11 @@ MOTION = jax.eval_shape(lambda: no_motion(COUNT, x_tilt=True))
 ACROSS = jax.ShapeDtypeStruct((COUNT, EXTENTS[2], EXTENTS[1]), jnp.float32)
 
 
-def geometry(angles, *, swapped=False):
+def geometry(angles, *, swapped=False, oversample=1):
     nz, nx, ny = EXTENTS
     extents = (nz, ny, nx) if swapped else EXTENTS
     num_u = ny if swapped else NUM_U
-    return TiltGeometry(angles, extents, num_u, (True, False, False, True))
+    return TiltGeometry(angles, extents, num_u, (True, False, False, True), oversample)
 
 
 def moving_loss(volume, angles, tilts, motion):
@@ -52,6 +52,14 @@ PROGRAMS = {
     "project": (lambda v, a: project(v, geometry(a)), (VOLUME, ANGLES)),
     "backproject": (lambda t, a: backproject(t, geometry(a)), (TILTS, ANGLES)),
     "normal_op": (lambda v, a: normal_op(v, geometry(a)), (VOLUME, ANGLES)),
+    "several rays to a pixel": (
+        lambda v, a: normal_op(v, geometry(a, oversample=3)),
+        (VOLUME, ANGLES),
+    ),
+    "half precision": (
+        lambda v, a: normal_op(v.astype(jnp.bfloat16), geometry(a)),
+        (VOLUME, ANGLES),
+    ),
     "project_moving": (
         lambda v, a, m: project_moving(v, geometry(a), m),
         (VOLUME, ANGLES, MOTION),

@@ -63,3 +63,34 @@ def test_normal_op_is_symmetric_and_never_negative(named, x64):
     matrix = np.asarray(rows).reshape(nz * nx, nz * nx)
     np.testing.assert_allclose(matrix, matrix.T, atol=1e-13)
     assert np.linalg.eigvalsh(matrix)[0] > -1e-12
+
+
+def test_one_tilt_couples_every_plane_with_every_other(x64, dense):
+    """Why A^T A of a tilt is no short band: some 3 nz numbers a voxel, not 4."""
+    counts = []
+    for extent in (8, 16, 32):
+        geometry = TiltGeometry(
+            jnp.asarray([0.4]), (extent, extent, 1), 2 * extent, (False,)
+        )
+        matrix = dense(geometry)
+        product = matrix.T @ matrix
+        middle = (extent // 2) * extent + extent // 2
+        planes = product[middle].reshape(extent, extent)
+        assert np.sum(matrix[:, middle] != 0) <= 2
+        assert np.max(np.sum(planes != 0, axis=1)) <= 4
+        reached = np.any(planes != 0, axis=1)
+        counts.append(np.sum(planes != 0) / np.sum(reached))
+        # Every plane that a ray through the voxel still meets inside the volume.
+        assert np.sum(reached) == extent
+    assert min(counts) > 3
+    print("numbers per voxel and plane:", np.round(counts, 2))
+
+
+def test_weights_do_not_change_the_dtype():
+    geometry = TiltGeometry.from_degrees([10.0, -50.0], thickness=5, width=6, height=2)
+    volume = jnp.ones(geometry.volume_shape, jnp.bfloat16)
+    weight = jnp.full((2, 1, 1), 0.5, jnp.float32)
+    half = normal_op(volume, geometry, weight)
+    assert half.dtype == jnp.bfloat16
+    full = normal_op(volume.astype(jnp.float32), geometry, weight)
+    np.testing.assert_allclose(half.astype(jnp.float32), full, rtol=0.02, atol=0.02)

@@ -38,11 +38,10 @@ def draw(shape, seed):
     numbers = np.random.default_rng(seed).standard_normal(shape)
     return jnp.asarray(numbers, jnp.float32)
 
-def sharded(function, in_specs, out_specs):
-    # The loops start from zeros that vary over no axis, which the check refuses.
+def sharded(function, in_specs, out_specs, **kwargs):
     return jax.jit(
         jax.shard_map(
-            function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+            function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, **kwargs
         )
     )
 
@@ -52,37 +51,128 @@ def agree(got, expected, limit=1e-6):
 '''
 
 
-def test_slabs_of_y_need_no_communication(run_devices):
-    out = run_devices(
-        COMMON
-        + """
-geometry = TiltGeometry.from_degrees(
+SERIES = """
+import dataclasses
+from temdiff_jax.projector import sharding
+
+ordered = TiltGeometry.from_degrees(
     [-58.0, -20.0, 0.0, 33.0], thickness=5, width=8, height=24, lateral_margin=1
 )
 rows = P(None, None, "y")
-volume, tilts = draw(geometry.volume_shape, 0), draw(geometry.tilts_shape, 1)
+volume, tilts = draw(ordered.volume_shape, 0), draw(ordered.tilts_shape, 1)
 
 def loss(volume, geometry):
     return 0.5 * jnp.sum(project(volume, geometry) ** 2)
+"""
 
-for function, array in (
-    (project, volume),
-    (backproject, tilts),
-    (normal_op, volume),
-    (jax.grad(loss), volume),
+
+@pytest.mark.parametrize("check", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_slabs_of_y_need_no_communication(check, run_devices):
+    """Whether or not the check of what varies over the mesh is on."""
+    out = run_devices(
+        COMMON
+        + SERIES
+        + f"check = {check}\n"
+        + """
+for geometry in (
+    ordered,
+    dataclasses.replace(ordered, steep=None),
+    dataclasses.replace(ordered, oversample=2),
 ):
-    program = sharded(function, (rows, P()), rows)
-    compiled = program.lower(place(array, rows), place(geometry, P())).compile()
-    got = compiled(place(array, rows), place(geometry, P()))
-    assert got.sharding.spec == rows
-    assert len(got.addressable_shards) == 8
-    assert got.addressable_shards[0].data.shape[2] == 3
-    agree(got, jax.jit(function)(array, geometry))
-    print(collectives(compiled))
+    for function, array in (
+        (project, volume),
+        (backproject, tilts),
+        (normal_op, volume),
+        (jax.grad(loss), volume),
+    ):
+        program = sharded(function, (rows, P()), rows, check_vma=check)
+        compiled = program.lower(place(array, rows), place(geometry, P())).compile()
+        got = compiled(place(array, rows), place(geometry, P()))
+        assert got.sharding.spec == rows
+        assert len(got.addressable_shards) == 8
+        assert got.addressable_shards[0].data.shape[2] == 3
+        agree(got, jax.jit(function)(array, geometry))
+        print(collectives(compiled))
 """,
         count=8,
     )
-    assert out.split() == ["[]"] * 4
+    assert out.split() == ["[]"] * 12
+
+
+@pytest.mark.slow
+def test_derivatives_know_what_varies_over_the_mesh(run_devices):
+    """With the check on, a gradient in the shared angles is summed over the slabs."""
+    out = run_devices(
+        COMMON
+        + SERIES
+        + """
+def in_angles(volume, geometry):
+    def of(angles):
+        return loss(volume, dataclasses.replace(geometry, angles_rad=angles))
+    return jax.grad(of)(geometry.angles_rad)
+
+def along(volume, geometry):
+    return jax.jvp(lambda v: project(v, geometry), (volume,), (volume,))[1]
+
+def many(volume, geometry):
+    return jax.vmap(lambda v: project(v, geometry))(jnp.stack([volume, -volume]))[0]
+
+for function, out_spec in ((in_angles, P()), (along, rows), (many, rows)):
+    program = sharded(function, (rows, P()), out_spec)
+    compiled = program.lower(volume, ordered).compile()
+    agree(program(volume, ordered), jax.jit(function)(volume, ordered), 2e-6)
+    print([name for name, _ in collectives(compiled)])
+
+half = (volume.astype(jnp.bfloat16), ordered)
+got, expected = (f(*half) for f in (sharded(project, (rows, P()), rows), project))
+np.testing.assert_array_equal(got, expected)
+
+# Split over tilts, the adjoint of a shared volume is a sum over devices.
+series = TiltGeometry(jnp.linspace(-1.0, 0.9, 16), (5, 8, 6), 7, None)
+volume, tilts = draw(series.volume_shape, 5), draw(series.tilts_shape, 6)
+forward = sharded(project, (P(), P("y")), P("y"))
+agree(forward(volume, series), project(volume, series), 2e-6)
+
+def misfit(volume, series, tilts):
+    return jax.grad(lambda v: jnp.sum(tilts * project(v, series)))(volume)
+
+adjoint = sharded(misfit, (P(), P("y"), P("y")), P())
+agree(adjoint(volume, series, tilts), backproject(tilts, series), 2e-6)
+""",
+        count=8,
+    )
+    assert out.splitlines() == ["['all-reduce']", "[]", "[]"]
+
+
+def test_rows_that_do_not_divide_are_padded_on_request(run_devices):
+    out = run_devices(
+        COMMON
+        + SERIES
+        + """
+program = jax.jit(sharding.over_slabs(project, mesh))
+agree(program(volume, ordered), project(volume, ordered))
+odd = volume[:, :, :21]
+try:
+    program(odd, ordered)
+except ValueError as error:
+    print(error)
+padded = sharding.pad_rows(odd, 8)
+assert padded.shape[2] == 24
+got = program(padded, ordered)[:, :, :21]
+agree(got, project(odd, ordered))
+try:
+    sharding.over_slabs(project, mesh, axis="rows")
+except ValueError as error:
+    print(error)
+""",
+        count=8,
+    )
+    first, second = out.splitlines()
+    assert first == (
+        "slabs: expected a number of rows that 8 devices share evenly, got 21; pad to "
+        "24 with sharding.pad_rows(array, 8) and cut the result to [..., :21]"
+    )
+    assert "expected an axis of the mesh ['y'], got 'rows'" in second
 
 
 @pytest.mark.parametrize(
@@ -127,6 +217,7 @@ for name, shape in found:
     assert "all-reduce" in out
 
 
+@pytest.mark.slow
 def test_moving_tilts_are_split_by_tilt(run_devices):
     """A motion mixes rows, so its programs are split over tilts instead."""
     out = run_devices(
@@ -142,9 +233,12 @@ motion = Motion(
 )
 volume, tilts = draw(geometry.volume_shape, 5), draw(geometry.tilts_shape, 6)
 each = Motion(*[P("y")] * 5, P())
-forward = sharded(project_moving, (P(), P("y"), each), P("y"))
+forward = sharded(project_moving, (P(), P("y"), each), P("y"), check_vma=False)
 adjoint = sharded(
-    lambda *a: jax.lax.psum(backproject_moving(*a), "y"), (P("y"), P("y"), each), P()
+    lambda *a: jax.lax.psum(backproject_moving(*a), "y"),
+    (P("y"), P("y"), each),
+    P(),
+    check_vma=False,
 )
 for program, whole, array in (
     (forward, project_moving, volume),
