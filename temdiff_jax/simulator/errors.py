@@ -17,7 +17,9 @@ class ErrorConfig:
     Ranges follow public simulators and microscope experience: shifts of 0.5-1.5
     px after alignment, slow drift, 0.1 degree of tilt and rotation error, 0.1 % of
     magnification, 3 % of dose per tilt.  ``z_shrink`` is the largest share of its
-    thickness that a section loses in the beam.
+    thickness that a section loses in the beam.  ``gain`` and ``offset`` are shares of
+    the dose: a factor on every pixel of a tilt, and what is added to each (stray
+    electrons, a black level that moved).
     """
 
     shift_px: float = 0.0
@@ -28,6 +30,7 @@ class ErrorConfig:
     common_rotation_deg: float = 0.0
     magnification: float = 0.0
     gain: float = 0.0
+    offset: float = 0.0
     ramp: float = 0.0
     z_shrink: float = 0.0
 
@@ -51,6 +54,7 @@ class DrawnErrors(NamedTuple):
       rotation_rad: In-plane rotation of the image.
       magnification: Factor, 1 is none.
       gain: Factor on the dose.
+      offset: Added to every pixel, in units of the dose.
       ramp: Beam ramp ``[n_tilts, 2]`` along u and v, relative, edge to edge.
       thickness: Factor on the specimen's thickness, scalar, 1 is none.
     """
@@ -61,6 +65,7 @@ class DrawnErrors(NamedTuple):
     rotation_rad: jax.Array
     magnification: jax.Array
     gain: jax.Array
+    offset: jax.Array
     ramp: jax.Array
     thickness: jax.Array
 
@@ -93,6 +98,8 @@ def draw_errors(
         rotation_rad=rotation,
         magnification=1.0 + normal(keys[7], config.magnification),
         gain=1.0 + normal(keys[8], config.gain),
+        # A key of its own, so that the other draws are what they were without it.
+        offset=normal(jax.random.fold_in(key, 11), config.offset),
         ramp=jax.random.uniform(
             keys[9], (n, 2), minval=-config.ramp, maxval=config.ramp
         ),

@@ -190,6 +190,8 @@ def simulate_series(
     expected = level * gaussian_blur(signal, blur)
     if config.mtf is not None:
         expected = apply_mtf(expected, config.mtf)
+    if config.errors.offset:
+        expected = expected + dose * errors.offset[:, None, None]
     counts = _draw_counts(keys[5], keys[6], expected, config)
     if config.hot_pixels:
         counts = _with_hot_pixels(jax.random.fold_in(key, 7), counts, dose, config)

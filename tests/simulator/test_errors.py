@@ -104,6 +104,7 @@ def draw_many(config):
         ("rotation_deg", 0.3, ("rotation_rad",), np.pi / 180),
         ("magnification", 0.01, ("magnification",), 1.0),
         ("gain", 0.05, ("gain",), 1.0),
+        ("offset", 0.02, ("offset",), 1.0),
     ],
 )
 def test_each_spread_is_the_standard_deviation_of_its_error_alone(

@@ -7,7 +7,13 @@ import pytest
 
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import project
-from temdiff_jax.simulator.errors import ALIGNED, IMPERFECT, ErrorConfig, shrink
+from temdiff_jax.simulator.errors import (
+    ALIGNED,
+    IMPERFECT,
+    ErrorConfig,
+    draw_errors,
+    shrink,
+)
 from temdiff_jax.simulator.imaging import (
     DETECTORS,
     HOT_LEVEL,
@@ -57,6 +63,7 @@ def test_ideal_mode_is_the_projection(stain):
     np.testing.assert_array_equal(series.counts, series.tilts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ideal", "haadf"])
 def test_volume_is_the_stain_at_the_asked_contrast(stain, mode):
     config = dataclasses.replace(COUNTING, mode=mode)
@@ -179,6 +186,38 @@ def test_gain_and_ramp_scale_the_counts(stain):
     np.testing.assert_allclose(
         (along_v[:, -1] - along_v[:, 0]) / gain, ramp[:, 1], atol=5e-3
     )
+
+
+@pytest.mark.parametrize("mode", ["bright_field", "haadf"])
+def test_offset_is_added_to_every_pixel_of_its_tilt(stain, mode):
+    config = dataclasses.replace(
+        COUNTING, mode=mode, dose=(1e6, 1e6), errors=ErrorConfig(offset=0.05)
+    )
+    series = simulate_series(jax.random.key(11), stain, GEOMETRY, config)
+    path = np.asarray(project(series.volume, GEOMETRY))
+    signal = np.exp(-path) if mode == "bright_field" else path
+    added = np.asarray(series.counts) / 1e6 - signal
+    offset = np.asarray(series.errors.offset)
+    assert np.ptp(offset) > 0.02
+    # A black level below the signal cuts it at zero.
+    lit = signal + offset[:, None, None] > 0.01
+    wanted = np.broadcast_to(offset[:, None, None], added.shape)
+    np.testing.assert_allclose(added[lit], wanted[lit], atol=0.01)
+    for index in range(len(offset)):
+        mean = added[index][lit[index]].mean()
+        np.testing.assert_allclose(mean, offset[index], atol=1e-3)
+
+
+def test_an_offset_changes_no_other_draw():
+    gain = ErrorConfig(gain=0.1, shift_px=1.0, z_shrink=0.2)
+    both = dataclasses.replace(gain, offset=0.05)
+    drawn, with_offset = (
+        draw_errors(jax.random.key(4), GEOMETRY.angles_rad, errors)
+        for errors in (gain, both)
+    )
+    assert np.any(with_offset.offset) and not np.any(drawn.offset)
+    for a, b in zip(drawn, with_offset._replace(offset=drawn.offset)):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_dose_is_drawn_log_uniformly_inside_its_range(stain):

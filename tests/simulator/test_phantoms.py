@@ -117,6 +117,7 @@ def test_lamella_is_a_slab_normal_to_z():
         assert profile[18:22].min() > 0.15
 
 
+@pytest.mark.slow
 def test_tissue_membranes_are_thin_dark_sheets():
     """Dark voxels are a minority and most of them vanish under a 5-voxel erosion."""
     share, core = [], []

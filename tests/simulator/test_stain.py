@@ -45,6 +45,7 @@ def mirrored_crop(volume, turn, centre, shape):
     return wide[tuple(turn @ offsets + centre[:, None] + pad)].reshape(shape)
 
 
+@pytest.mark.slow
 def test_exact_crops_are_turned_pieces_of_the_block_continued_by_mirrors():
     block = numbered_block()
     seen = set()
@@ -133,6 +134,7 @@ def test_blocks_are_drawn_by_their_number_of_voxels():
     assert abs(share - expected) < 4 * (expected * (1 - expected) / 400) ** 0.5
 
 
+@pytest.mark.slow
 def test_grain_has_the_asked_strength():
     block = np.full((8, 8, 8), 128, np.uint8)
     strong = {"gamma_range": (1.0, 1.0), "grain_range": (0.05, 0.05)}

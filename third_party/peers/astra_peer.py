@@ -38,6 +38,7 @@ class AstraOperator:
 
         nz, ny, nx = shape
         self._run = astra.algorithm.run
+        self._clear = astra.clear
         # ASTRA reads and writes these in place; inputs apart from outputs.
         self._volume = np.zeros((ny, nz, nx), np.float32)
         self._tilts = np.zeros((ny, len(angles_deg), nx), np.float32)
@@ -121,6 +122,11 @@ class AstraOperator:
     def volume_from_native(self, volume: np.ndarray) -> np.ndarray:
         """``[y, z, x]`` to ``[z, y, x]``, a copy."""
         return volume.transpose(1, 0, 2).copy()
+
+    def close(self) -> None:
+        """Frees what ASTRA holds by number: all objects of this process."""
+        self._pool.shutdown()
+        self._clear()
 
 
 def build(options: argparse.Namespace) -> AstraOperator:
