@@ -7,15 +7,16 @@ express.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from temdiff_jax import noise
+from temdiff_jax import noise, weighting
 from temdiff_jax.baselines.tikhonov import TikhonovSettings, tikhonov_normalised
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.projector import project
+from temdiff_jax.projector import project, ray_lengths
+from temdiff_jax.projector.quadratic import Metric
 
 
 class Prepared(NamedTuple):
@@ -24,7 +25,8 @@ class Prepared(NamedTuple):
     Attributes:
       scaling: Affine map to input intensities.
       tilts: Normalised tilts ``[n_tilts, u, y]``.
-      weight: Data precision ``[n_tilts, 1, 1]`` in normalised units.
+      weight: Data precision in normalised units, ``[n_tilts, 1, 1]`` or a
+        ``weighting.Precision``.
       tikhonov: Quadratic estimate in normalised units.
       level: Standard deviation of the estimate over the field of view; the network
         sees volumes divided by it.
@@ -34,7 +36,7 @@ class Prepared(NamedTuple):
 
     scaling: noise.Scaling
     tilts: jax.Array
-    weight: jax.Array
+    weight: Any  # whatever multiplies a residual
     tikhonov: jax.Array
     level: jax.Array
     coverage: jax.Array
@@ -96,6 +98,49 @@ def prepare(
         noise.coverage(geometry, weight),
         features(geometry, normalised, weight),
     )
+
+
+def reweigh(
+    ready: Prepared,
+    geometry: TiltGeometry,
+    settings: TikhonovSettings,
+    *,
+    form: str,
+    spread: weighting.Spread | None = None,
+    keep: jax.Array | None = None,
+) -> tuple[Prepared, weighting.Weighted]:
+    """A prepared series under uncertainty weighting, and what that found.
+
+    The features stay those of the plain weights, as priors are trained with them.
+
+    Args:
+      ready: Of ``prepare``, masked pixels repaired before.
+      geometry, settings: As for ``prepare``.
+      form: One of ``weighting.FORMS``.
+      spread: Of the uncertain parameters, see ``weighting.weigh``.
+      keep: 0 where masked, ``[n_tilts, u, y]``.
+    """
+    units = ready.scaling
+    found = weighting.weigh(
+        ready.tilts,
+        geometry,
+        ready.weight,
+        Metric(jnp.float32(settings.smoothness), jnp.float32(settings.ridge)),
+        form=form,
+        spread=spread,
+        background=units.mean * ray_lengths(geometry) / units.contrast,
+        keep=keep,
+        num_iters=settings.num_iters,
+    )
+    per_tilt = found.precision.per_tilt(geometry.tilts_shape)
+    level = jnp.maximum(jnp.std(geometry.crop(found.volume)), 1e-6)
+    weighted = ready._replace(
+        weight=found.precision,
+        tikhonov=found.volume,
+        level=level,
+        coverage=noise.coverage(geometry, per_tilt),
+    )
+    return weighted, found
 
 
 def judge(

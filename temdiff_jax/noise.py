@@ -101,7 +101,8 @@ def data_precision(tilts: jax.Array, valid: jax.Array | None = None) -> jax.Arra
 
 def coverage(geometry: TiltGeometry, weight: jax.Array) -> jax.Array:
     """How well each voxel is seen: ``A^T W 1 / max``, ``[z, x, 1]`` in [0, 1]."""
-    ones = jnp.broadcast_to(weight, (geometry.num_tilts, geometry.num_u, 1))
+    mean = jnp.mean(weight, axis=2, keepdims=True)
+    ones = jnp.broadcast_to(mean, (geometry.num_tilts, geometry.num_u, 1))
     seen = backproject(ones, geometry)
     return seen / jnp.maximum(jnp.max(seen), 1e-30)
 
@@ -111,4 +112,5 @@ def chi2_per_tilt(
 ) -> jax.Array:
     """Weighted mean squared residual of each tilt, ``[n_tilts]``; 1 is the noise."""
     residual = project(volume, geometry) - tilts
-    return jnp.mean(weight * residual**2, axis=(1, 2))
+    # In this order it also holds for a weight that is a linear map.
+    return jnp.mean(residual * (weight * residual), axis=(1, 2))

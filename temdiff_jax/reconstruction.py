@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,19 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from temdiff_jax import arguments, condition, intensity, layout, posterior
+from temdiff_jax import arguments, condition, entry, posterior
+from temdiff_jax import weighting as weighting_lib
 from temdiff_jax.baselines.tikhonov import TikhonovSettings, settings_for
 from temdiff_jax.geometry import CONVENTION, TiltGeometry
-from temdiff_jax.io import tilt_series
 from temdiff_jax.priors import Prior, load_prior, range_verdict
 from temdiff_jax.types import InputError
 
 SAMPLERS = ("default", "mean", "posterior")
 DEFAULT_SAMPLES = 8
 DEFAULT_STEPS = 25
-# The noise of a tilt is estimated from second differences along both axes.
-MIN_PIXELS = 3
-
 Progress = Callable[[int, int, str], None]
 
 
@@ -70,17 +66,8 @@ class _Choices(NamedTuple):
     key: jax.Array
     options: posterior.Options
     knobs: posterior.Knobs
-
-
-class _Job(NamedTuple):
-    """A checked series by ascending angle; ``rows`` leads back to the order given."""
-
-    series: tilt_series.TiltSeries
-    rows: np.ndarray
-    geometry: TiltGeometry
-    tilts: np.ndarray
-    trust: np.ndarray
-    intensity: dict[str, Any]
+    weighting: str
+    spread: weighting_lib.Spread | None
 
 
 class _Drawn(NamedTuple):
@@ -104,6 +91,8 @@ def reconstruct(
     log: str = "off",
     contrast: str = "auto",
     tilt_weights: ArrayLike | None = None,
+    weighting: str = "off",
+    spread: weighting_lib.Spread | None = None,
     keep_samples: bool = False,
     options: posterior.Options | None = None,
     knobs: posterior.Knobs | None = None,
@@ -128,6 +117,10 @@ def reconstruct(
       contrast: Sense of dense matter in the line integrals: "bright", "dark" or
         "auto" (skewness); the volume keeps the sense of the tilts.
       tilt_weights: Trust in each tilt, [0, 1]; 0 leaves it out.
+      weighting: "off", one noise level per tilt; "robust", masks and a factor for
+        each tilt that disagrees; "diagonal" or "low-rank", the variances of a
+        misalignment as well (docs/weighting.md).
+      spread: What is known of that misalignment; ``None``: nothing.
       keep_samples: Return all samples.
       options, knobs: Of the sampler; see ``posterior``.
       on_progress: Called with (done, total, message) as work proceeds.
@@ -137,8 +130,10 @@ def reconstruct(
         what to do.
     """
     started = time.monotonic()
-    choices = _choose(prior, sampler, num_samples, num_steps, key, options, knobs)
-    job = _enter(
+    choices = _choose(
+        prior, sampler, num_samples, num_steps, key, options, knobs, weighting, spread
+    )
+    job = entry.enter(
         tilts, angles, thickness, voxel_size_angstrom, log, contrast, tilt_weights
     )
     calls = 0 if choices.sampler == "posterior" else 1
@@ -151,15 +146,7 @@ def reconstruct(
 
     tell(0, "quadratic estimate")
     settings = settings_for(job.series.angles_deg)
-    ready = _prepare_series(
-        layout.tilts_to_core(job.tilts),
-        job.geometry,
-        jnp.float32(settings.smoothness),
-        jnp.float32(settings.ridge),
-        jnp.asarray(job.trust),
-        num_iters=settings.num_iters,
-    )
-    jax.block_until_ready(ready.tikhonov)
+    ready, trusted = entry.prepare(job, settings, choices.weighting, choices.spread)
     tell(1, "compiling the sampler (first run)")
     here = (choices, ready, job.geometry)
     found = []
@@ -169,6 +156,7 @@ def reconstruct(
     if draws:
         found.append(_draw_samples(*here, lambda n, text: tell(1 + calls + n, text)))
     provenance = _provenance(choices, job, settings, time.monotonic() - started)
+    provenance["weighting"] = trusted
     return _leave(found[0], found[-1], ready, job, keep_samples, provenance)
 
 
@@ -180,11 +168,18 @@ def _choose(
     key: int | jax.Array,
     options: posterior.Options | None,
     knobs: posterior.Knobs | None,
+    weighting: str,
+    spread: weighting_lib.Spread | None,
 ) -> _Choices:
     """Checks everything but the data, the prior last since it is read from disk."""
     if sampler not in SAMPLERS:
         raise InputError(
             f"sampler: expected one of {list(SAMPLERS)}, got {sampler!r}; choose one"
+        )
+    if weighting not in weighting_lib.FORMS:
+        raise InputError(
+            f"weighting: expected one of {list(weighting_lib.FORMS)}, got "
+            f"{weighting!r}; choose one"
         )
     samples = DEFAULT_SAMPLES if num_samples is None else num_samples
     steps = DEFAULT_STEPS if num_steps is None else num_steps
@@ -196,56 +191,15 @@ def _choose(
     knobs = knobs or posterior.Knobs()
     options = options or posterior.Options()
     loaded = prior if isinstance(prior, Prior) else load_prior(prior)
-    posterior.check_options(options, loaded.network)
-    return _Choices(loaded, sampler, samples, steps, seed, options, knobs)
-
-
-def _enter(
-    tilts: ArrayLike,
-    angles: ArrayLike,
-    thickness: int | None,
-    voxel_size_angstrom: float | None,
-    log: str,
-    contrast: str,
-    tilt_weights: ArrayLike | None,
-) -> _Job:
-    """Checks the data and turns them so that dense matter is bright."""
-    series = tilt_series.tilt_series_from_arrays(
-        np.asarray(tilts), np.asarray(angles), voxel_size_angstrom=voxel_size_angstrom
-    )
-    num, height, width = series.tilts.shape
-    if min(height, width) < MIN_PIXELS:
+    if loaded.network.config.target != "residual":
         raise InputError(
-            f"tilts: expected at least {MIN_PIXELS} x {MIN_PIXELS} pixels, got "
-            f"{height} x {width}; pass whole tilts, not rows"
+            "prior: expected a network of the residual, got one of the volume; use "
+            "temdiff_jax.rivals for it"
         )
-    depth = (
-        width if thickness is None else arguments.check_count("thickness", thickness, 1)
+    posterior.check_options(options, loaded.network)
+    return _Choices(
+        loaded, sampler, samples, steps, seed, options, knobs, weighting, spread
     )
-    geometry = TiltGeometry.from_degrees(
-        series.angles_deg, thickness=depth, width=width, height=height
-    )
-    prepared, record = intensity.to_dense_bright(
-        series.tilts, series.angles_deg, log=log, contrast=contrast
-    )
-    # The series was sorted by angle, stably, as here.
-    order = np.argsort(np.asarray(angles, np.float64).ravel(), kind="stable")
-    trust = arguments.check_trust(tilt_weights, num)[order]
-    return _Job(series, np.argsort(order), geometry, prepared, trust, record)
-
-
-@functools.partial(jax.jit, static_argnames=("num_iters",))
-def _prepare_series(
-    tilts: jax.Array,
-    geometry: TiltGeometry,
-    smoothness: Any,
-    ridge: Any,
-    valid: jax.Array,
-    *,
-    num_iters: int,
-) -> condition.Prepared:
-    settings = TikhonovSettings(smoothness, ridge, num_iters)
-    return condition.prepare(tilts, geometry, settings, valid)
 
 
 def _call_once(
@@ -308,7 +262,7 @@ def _leave(
     estimate: _Drawn,
     drawn: _Drawn,
     ready: condition.Prepared,
-    job: _Job,
+    job: entry.Job,
     keep_samples: bool,
     provenance: dict[str, Any],
 ) -> Result:
@@ -320,7 +274,10 @@ def _leave(
     mean = estimate.kept.mean(axis=0)
     # Unbiased; a single sample has no spread.
     spread = drawn.kept.std(axis=0, ddof=min(1, len(drawn.kept) - 1))
-    weights = np.asarray(ready.weight)[:, 0, 0] / float(ready.scaling.contrast) ** 2
+    precision = ready.weight
+    if isinstance(precision, weighting_lib.Precision):
+        precision = precision.per_tilt(job.geometry.tilts_shape)
+    weights = np.asarray(precision)[:, 0, 0] / float(ready.scaling.contrast) ** 2
     return Result(
         mean=sign * _to_file(mean),
         std=_to_file(spread),
@@ -335,7 +292,7 @@ def _leave(
 
 
 def _provenance(
-    choices: _Choices, job: _Job, settings: TikhonovSettings, seconds: float
+    choices: _Choices, job: entry.Job, settings: TikhonovSettings, seconds: float
 ) -> dict[str, Any]:
     """JSON-ready record of a run."""
     series, prior = job.series, choices.prior

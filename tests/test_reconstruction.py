@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax import layout, posterior
+from temdiff_jax import layout, posterior, weighting
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import Prior, load_prior, save_prior
@@ -204,6 +204,35 @@ def test_tilt_of_weight_zero_is_not_fitted(result, run):
     assert np.max(np.abs(clean.tikhonov - result.tikhonov)) > 1e-3
 
 
+def test_robust_weighting_doubts_the_tilt_that_disagrees(run):
+    spoilt = TILTS.copy()
+    spoilt[3] = spoilt[3, ::-1, ::-1] * 1.5
+    found = run(spoilt, sampler="mean", weighting="robust")
+    record = found.provenance["weighting"]
+    assert record["form"] == "robust" and len(record["factors"]) == NUM
+    assert record["unreliable"][0]["tilt"] == 3
+    assert int(np.argmin(found.weights)) == 3
+    order = np.array([3, 0, 4, 2, 1])
+    mixed = run(spoilt[order], ANGLES[order], sampler="mean", weighting="robust")
+    np.testing.assert_array_equal(mixed.mean, found.mean)
+    assert mixed.provenance["weighting"]["unreliable"][0]["tilt"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["diagonal", "low-rank"])
+def test_weighting_for_misalignment_reaches_mean_and_samples(run, result, form):
+    still = weighting.Spread(*[0.0] * 7)
+    found = run(weighting=form, keep_samples=True)
+    same = run(weighting=form, spread=still)
+    robust = run(weighting="robust")
+    assert np.all(np.isfinite(found.mean)) and np.all(np.isfinite(found.samples))
+    assert np.max(np.abs(found.mean - result.mean)) > 1e-3
+    assert np.all(found.chi2 > 0) and np.all(found.weights > 0)
+    # A misalignment known to be nothing leaves the masks and the factors.
+    scale = np.abs(result.mean).max()
+    np.testing.assert_allclose(same.mean, robust.mean, atol=2e-3 * scale)
+
+
 def test_one_call_estimate_has_no_spread(run, result):
     calls = []
     once = run(sampler="mean", on_progress=lambda *call: calls.append(call))
@@ -280,6 +309,7 @@ FLAT[1] = 3.0
         ({"thickness": 0}, "thickness: expected a whole number"),
         ({"thickness": 2.5}, "thickness: expected a whole number"),
         ({"sampler": "best"}, r"expected one of \['default', 'mean', 'posterior'\]"),
+        ({"weighting": "most"}, "weighting: expected one of"),
         ({"prior": "defualt"}, "prior: expected one of .*'defualt'"),
         ({"num_samples": 0}, "num_samples"),
         ({"num_steps": 1}, "num_steps"),
@@ -299,3 +329,17 @@ def test_bad_input_is_one_line(run, change, expected):
     with pytest.raises(InputError, match=expected) as caught:
         run(**change)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_solver_is_one_option_and_one_program(run):
+    before = posterior.sample_chunk._cache_size()
+    options = OPTIONS._replace(solver="dpm++2m_sde")
+    first = run(sampler="posterior", options=options)
+    knobs = posterior.Knobs(eta=0.1)
+    again = run(sampler="posterior", options=options, knobs=knobs)
+    assert posterior.sample_chunk._cache_size() == before + 1
+    np.testing.assert_array_equal(first.mean, again.mean)  # eta is not its own
+    assert np.max(np.abs(first.mean - run(sampler="posterior").mean)) > 0
+    with pytest.raises(InputError, match="options.solver: expected one of"):
+        run(options=OPTIONS._replace(solver="euler"))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from temdiff_jax.types import InputError
 
 SAMPLERS = ("default", "mean", "posterior")
+WEIGHTINGS = ("off", "robust", "diagonal", "low-rank")
 LOG_MODES = ("auto", "off", "on")
 TILT_AXES = ("y", "x")
 

@@ -79,6 +79,14 @@ def reconstruct(
         str,
         typer.Option(metavar="default|mean|posterior", help="How to use the prior."),
     ] = "default",
+    weighting: Annotated[
+        str,
+        typer.Option(
+            metavar="off|robust|diagonal|low-rank",
+            help="robust: mask faulty pixels and doubt tilts that disagree; diagonal, "
+            "low-rank: allow for residual misalignment too.",
+        ),
+    ] = "off",
     prior: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Prior; see temdiff priors list.")
     ] = "default",
@@ -102,6 +110,7 @@ def reconstruct(
     """
     options.check_choice("--sampler", sampler, options.SAMPLERS)
     options.check_choice("--log", log, options.LOG_MODES)
+    options.check_choice("--weighting", weighting, options.WEIGHTINGS)
     angle_range = options.parse_range(tilt_range)
 
     from temdiff_jax.cli import outputs, session
@@ -133,6 +142,7 @@ def reconstruct(
             prior=prior,
             seed=seed,
             log=log,
+            weighting=weighting,
         ),
         files,
         command="reconstruct",

@@ -30,6 +30,7 @@ class Settings:
     prior: str = "default"
     seed: int = 0
     log: str = "auto"
+    weighting: str = "off"
 
 
 class Session:
@@ -178,6 +179,7 @@ def _call(session: Session, series: TiltSeries, settings: Settings) -> Any:
             key=settings.seed,
             voxel_size_angstrom=series.voxel_size_angstrom,
             log=settings.log,
+            weighting=settings.weighting,
             on_progress=on_progress,
         )
     session.begin()
@@ -255,10 +257,21 @@ def _write_report(
             + "; ".join(_labels(series, settings)),
             "temdiff " + shlex.join(session.arguments),
             *(f"warning: {line}" for line in series.warnings),
+            *_doubts(result),
             "data consistency cannot validate content the tilts do not measure",
         ],
         overwrite=files.overwrite,
     )
+
+
+def _doubts(result: Any) -> list[str]:
+    """Tilts that the weighting hardly believes, a line each."""
+    found = result.provenance.get("weighting", {}).get("unreliable", ())
+    return [
+        f"warning: tilt at {tilt['angle_deg']:g} degrees disagrees with the others, "
+        f"weight factor {tilt['factor']:.2f}"
+        for tilt in found
+    ]
 
 
 def _print_summary(session: Session, record: dict[str, Any], files: Outputs) -> None:

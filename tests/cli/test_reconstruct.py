@@ -48,6 +48,7 @@ def test_passes_the_options_to_the_library(series, library, tmp_path):
     code = run(
         series, tmp_path / "r", "--thickness", "4", "--samples", "3", "--steps", "9",
         "--sampler", "mean", "--prior", "p.safetensors", "--seed", "11", "--log", "on",
+        "--weighting", "robust",
         "--range", "-2:2", "--voxel-size", "33",
     )  # fmt: skip
     assert code == 0
@@ -62,6 +63,7 @@ def test_passes_the_options_to_the_library(series, library, tmp_path):
         "prior": "p.safetensors",
         "key": 11,
         "log": "on",
+        "weighting": "robust",
         "voxel_size_angstrom": 33.0,
     }
 
@@ -114,7 +116,7 @@ def test_record_tells_all_that_is_needed_to_repeat_the_run(
     assert record["convention"] == "x=X*cos+Z*sin; order=zyx; center=(n-1)/2; axis=+Y"
     assert record["parameters"] == {
         "thickness": 6, "samples": 2, "steps": 4, "sampler": "default",
-        "prior": "default", "seed": 5, "log": "auto",
+        "prior": "default", "seed": 5, "log": "auto", "weighting": "off",
     }  # fmt: skip
     assert record["angles_deg"] == [-4.0, -2.0, 0.0, 2.0, 4.0]
     assert record["chi2"] == pytest.approx([0.9, 0.95, 1.0, 1.05, 1.1])
@@ -280,6 +282,7 @@ def test_bad_files_are_one_line(series, library, tmp_path, capsys, spoil, comman
         (["--thickness", "-3"], "--thickness"),
         (["--thickness", "many"], "--thickness"),
         (["--sampler", "best"], "--sampler: expected one of default, mean, posterior"),
+        (["--weighting", "most"], "--weighting: expected one of off, robust"),
         (["--log", "maybe"], "--log: expected one of auto, off, on"),
         (["--tilt-axis", "q"], "tilt_axis"),
         (["--voxel-size", "-1"], "voxel_size"),
