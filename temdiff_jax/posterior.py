@@ -17,7 +17,13 @@ import numpy as np
 from jax import lax
 
 from temdiff_jax import condition, tiling
-from temdiff_jax.diffusion import algebra, consistency, parameterisation, schedule
+from temdiff_jax.diffusion import (
+    algebra,
+    consistency,
+    parameterisation,
+    schedule,
+    solvers,
+)
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.model import Condition, Network
 from temdiff_jax.projector.quadratic import Metric
@@ -27,6 +33,11 @@ from temdiff_jax.types import InputError
 BATCH_VOXELS = 2_500_000
 # Steps of one compiled chunk, at most: the time between two reports.
 CHUNK_STEPS = 5
+# Of the reverse process, by name: (predictor, eta) -> kernel.
+SOLVERS: dict[str, Callable[[algebra.Predictor, jax.Array | float], algebra.Kernel]] = {
+    "ddim": lambda guess, eta: algebra.ddim(guess, eta=eta),
+    "dpm++2m_sde": lambda guess, eta: solvers.dpm_solver_2m(guess, eta=1.0),
+}
 
 
 class Options(NamedTuple):
@@ -39,19 +50,22 @@ class Options(NamedTuple):
       mirrors: Whether the one-call estimate is averaged over the eight mirror
         images of the problem (the laws of imaging do not change under them, the
         network's answer does a little).
+      solver: Of ``SOLVERS``. "ddim" takes ``Knobs.eta``; "dpm++2m_sde", of second
+        order, has a share of fresh noise of its own and leaves eta alone.
     """
 
     window: int = 128
     cg_iters: int = 8
     mean_cg_iters: int = 20
     mirrors: bool = True
+    solver: str = "ddim"
 
 
 class Knobs(NamedTuple):
     """Numbers of a sampler that do not recompile it.
 
     Attributes:
-      eta: Share of fresh noise in a step, in [0, 1].
+      eta: Share of fresh noise in a step of "ddim", in [0, 1].
       prior_precision: lambda_c, factor on the metric of the guess.
       consistency_from: Largest noise level at which the data pull.
     """
@@ -62,11 +76,16 @@ class Knobs(NamedTuple):
 
 
 def check_options(options: Options, network: Network) -> None:
-    """Refuses a window that the network or the blending cannot take.
+    """Refuses an unknown solver, and a window that does not fit network and blending.
 
     Raises:
-      InputError: Not a multiple of the network's, or not above the overlap.
+      InputError: Unknown; not a multiple of the network's, or not above the overlap.
     """
+    if options.solver not in SOLVERS:
+        raise InputError(
+            f"options.solver: expected one of {list(SOLVERS)}, got "
+            f"{options.solver!r}; choose one"
+        )
     multiple, window = network.config.multiple, options.window
     if window % multiple or window <= tiling.OVERLAP:
         raise InputError(
@@ -184,7 +203,7 @@ def make_kernel(
     network: Network,
     options: Options,
 ) -> algebra.Kernel:
-    """The default sampler: denoiser, proximal consistency in every step, DDIM."""
+    """The default sampler: denoiser, proximal consistency in every step, a solver."""
     frame = frame_of(ready, scale)
     guess = denoiser(network, params, ready, geometry, options.window)
     data = consistency.proximal_consistency(
@@ -198,21 +217,22 @@ def make_kernel(
     )
     data = algebra.within(data, high=knobs.consistency_from)
     predictor = algebra.constrain(algebra.predictor(guess), data)
-    return algebra.ddim(predictor, eta=knobs.eta)
+    return SOLVERS[options.solver](predictor, knobs.eta)
 
 
-@functools.partial(jax.jit, static_argnames=("count", "fov"))
+@functools.partial(jax.jit, static_argnames=("count", "fov", "solver"))
 def initial_state(
-    key: jax.Array, count: int, fov: tuple[int, int, int]
+    key: jax.Array, count: int, fov: tuple[int, int, int], solver: str = "ddim"
 ) -> algebra.State:
     """Start of ``count`` samples: noise ``[count, z, x, y]``, one key each.
 
-    Neither the denoiser nor the constraint of ``make_kernel`` remembers anything,
-    which the empty ``aux`` says.
+    Neither the denoiser nor the constraint of ``make_kernel`` remembers anything, so
+    what a solver remembers is that of a predictor that does nothing.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
     noise = jax.vmap(lambda k: jax.random.normal(k, fov))(keys)
-    return algebra.State(schedule.SIGMA_MAX * noise, jnp.zeros_like(noise), ((), ()))
+    idle = algebra.constrain(algebra.predictor(lambda x, sigma: x), algebra.identity())
+    return SOLVERS[solver](idle, 0.0).init(schedule.SIGMA_MAX * noise)
 
 
 @functools.partial(
@@ -306,7 +326,7 @@ def draw_groups(
     static = {"network": network, "options": options, "steps": chunk}
     for first in range(0, num_samples, group):
         begin, go_on = jax.random.split(jax.random.fold_in(key, first))
-        state = initial_state(begin, group, fov)
+        state = initial_state(begin, group, fov, options.solver)
         for start in range(0, num_steps, chunk):
             state, _ = sample_chunk(go_on, state, *args, jnp.int32(start), **static)
             jax.block_until_ready(state.x)

@@ -246,7 +246,7 @@ def ddim(guess: Predictor, *, eta: float | jax.Array = 0.0) -> Kernel:
 def run(
     kernel: Kernel, key: jax.Array, x_init: jax.Array, sigmas: jax.Array
 ) -> tuple[State, Info]:
-    """All steps of a grid ``[n + 1]`` in one ``lax.scan``."""
+    """All steps of a grid ``[n + 1]`` in one ``lax.scan``; long ones: `chunked`."""
     count = sigmas.shape[0] - 1
     return run_steps(kernel, key, kernel.init(x_init), sigmas, 0, count)
 

@@ -12,14 +12,14 @@ all:
   and end at zero after the smallest;
 - pseudo-inverses are conjugate-gradient solves, not singular value decompositions.
 
-Those that back-propagate through the network are in ``guidance``; the tables at the
-end name all of them.  What each one gets wrong on a posterior known in closed form is
+Those that back-propagate through the network are in ``guidance``, those of flow models
+in ``flows``, those with a network of slices in ``slicewise``; the tables at the end
+name all of them.  What each one gets wrong on a posterior known in closed form is
 in docs/samplers.md.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +27,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from temdiff_jax.diffusion import algebra, consistency, guidance, schedule, solvers
+from temdiff_jax.diffusion import (
+    algebra,
+    consistency,
+    flows,
+    guidance,
+    schedule,
+    slicewise,
+    solvers,
+)
 from temdiff_jax.diffusion.algebra import Sampler, State
 from temdiff_jax.diffusion.consistency import Measurement
 from temdiff_jax.diffusion.guidance import CG_ITERS, Denoiser
@@ -289,65 +297,6 @@ def resample(
     return algebra.sampler(algebra.then(kernel, change, every=every), sigmas)
 
 
-def pnp_flow(
-    denoise: Denoiser,
-    problem: Measurement,
-    *,
-    sigmas: jax.Array | None = None,
-    step_size: float | jax.Array = 1.0,
-    power: float | jax.Array = 1.0,
-    average: int = 5,
-) -> Sampler:
-    """Gradient step, noise of flow time t, mean of several denoised draws.
-
-    ``w = x - c (1-t)^alpha A^T W (A x - y)`` with ``t = 1 / (1 + s)`` (data at t = 1),
-    then ``solvers.averaged``, from zero.  A point estimate.
-
-    Default grid: ``flow_uniform(100)``.
-
-    Source: Martin et al., ICLR 2025, algorithm 3 and its released program.
-    """
-    sigmas = schedule.flow_uniform(100) if sigmas is None else sigmas
-    relative = step_size / consistency.largest_curvature(problem)
-
-    def fit(x, sigma):
-        size = relative * (sigma / (1.0 + sigma)) ** power
-        return consistency.gradient(problem, size).apply(x, sigma, ())[0]
-
-    guess, rule = algebra.predictor(denoise), algebra.constraint(fit)
-    return algebra.sampler(
-        solvers.averaged(guess, rule, count=average),
-        sigmas,
-        lambda key, shape: jnp.zeros(shape, sigmas.dtype),
-        calls=average,
-    )
-
-
-def flow_dps(
-    denoise: Denoiser,
-    problem: Measurement,
-    *,
-    sigmas: jax.Array | None = None,
-    step_size: float | jax.Array = 1.0,
-    num_steps: int = 3,
-) -> Sampler:
-    """Gradient steps on the clean part of a flow, blended; noise part partly renewed.
-
-    ``solvers.blended``, the clean part taking ``num_steps`` gradient steps.  In volume
-    space, not in a latent one.
-
-    Default grid: ``flow_uniform(28)``.
-
-    Source: Kim et al., ICCV 2025, algorithm 1.
-    """
-    sigmas = schedule.flow_uniform(28) if sigmas is None else sigmas
-    relative = step_size / consistency.largest_curvature(problem)
-    one = consistency.gradient(problem, relative)
-    rule = functools.reduce(algebra.chain, [one] * num_steps)
-    kernel = solvers.blended(algebra.predictor(denoise), rule)
-    return algebra.sampler(kernel, sigmas)
-
-
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "proximal-ddim": proximal_ddim,
     "mmps": guidance.mmps,
@@ -362,9 +311,14 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "diffpir": diffpir,
     "resample": resample,
     "sitcom": guidance.sitcom,
-    "flow-dps": flow_dps,
-    "pnp-flow": pnp_flow,
+    "flow-dps": flows.flow_dps,
+    "pnp-flow": flows.pnp_flow,
+    "fmct": flows.fmct,
+    "efmct": flows.efmct,
     "red-diff": red_diff,
+    "dds-3d": slicewise.dds_3d,
+    "diffusion-mbir": slicewise.diffusion_mbir,
+    "dolce": slicewise.dolce,
 }
 SOLVERS: dict[str, Callable[..., algebra.Kernel]] = {
     "ancestral": solvers.ancestral,

@@ -1,4 +1,4 @@
-"""Noise levels: grids to sample on and a distribution to train on.
+"""Noise levels: grids to sample on and distributions to train on.
 
 Every grid ``[num_steps + 1]`` holds ``num_steps`` levels from ``sigma_max`` down to
 ``sigma_min`` and a last zero, in the variance-exploding scale ``x = x0 + sigma z`` of
@@ -11,10 +11,14 @@ its levels are equally spaced; the variance-preserving and flow scales are views
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+from temdiff_jax.types import InputError
 
 SIGMA_MAX = 20.0
 SIGMA_MIN = 0.02
@@ -189,3 +193,63 @@ def training_sigma(
     """Log-normal noise levels, clipped to the grid's range."""
     sigma = jnp.exp(log_mean + log_std * jax.random.normal(key, shape))
     return jnp.clip(sigma, SIGMA_MIN, SIGMA_MAX)
+
+
+def training_uniform_in(
+    to_time: Callable[[jax.Array], jax.Array],
+    to_sigma: Callable[[jax.Array], jax.Array],
+) -> Callable[[jax.Array, tuple[int, ...]], jax.Array]:
+    """Noise levels uniform in a variable, between the ends of the grids.
+
+    Args:
+      to_time: Monotonous function of sigma.
+      to_sigma: Its inverse.
+
+    Returns:
+      ``(key, shape) -> sigma``.
+    """
+
+    def draw(key, shape):
+        low, high = to_time(jnp.asarray(SIGMA_MIN)), to_time(jnp.asarray(SIGMA_MAX))
+        share = jax.random.uniform(key, shape)
+        # Rounding of the two functions must not lead out of the range.
+        return jnp.clip(to_sigma(low + share * (high - low)), SIGMA_MIN, SIGMA_MAX)
+
+    return draw
+
+
+# Distributions to train on, ``(key, shape) -> sigma`` in [SIGMA_MIN, SIGMA_MAX].
+#
+#   log_normal    ln s ~ N(-0.4, 1.4^2)
+#   edm           ln s ~ N(ln 2 - 1.2, 1.2^2), of Karras et al., NeurIPS 2022, whose
+#                 data have half the spread of ours
+#   logit_normal  logit t ~ N(0, 1) in flow time t, of Esser et al., ICML 2024: since
+#                 s = t / (1 - t), ln s ~ N(0, 1)
+#   log_uniform   ln s uniform, as on the geometric grid
+#   cosine        arctan s uniform: the cosine schedule of Nichol and Dhariwal, ICML
+#                 2021, at uniform times, without its offset
+#   flow_uniform  t = s / (1 + s) uniform: straight paths at uniform times
+TRAINING_NOISE: dict[str, Callable[[jax.Array, tuple[int, ...]], jax.Array]] = {
+    "log_normal": training_sigma,
+    "edm": functools.partial(training_sigma, log_mean=math.log(2.0) - 1.2, log_std=1.2),
+    "logit_normal": functools.partial(training_sigma, log_mean=0.0, log_std=1.0),
+    "log_uniform": training_uniform_in(jnp.log, jnp.exp),
+    "cosine": training_uniform_in(jnp.arctan, jnp.tan),
+    "flow_uniform": training_uniform_in(
+        lambda sigma: sigma / (1.0 + sigma), lambda time: time / (1.0 - time)
+    ),
+}
+
+
+def training_noise(name: str) -> Callable[[jax.Array, tuple[int, ...]], jax.Array]:
+    """The distribution of this name.
+
+    Raises:
+      InputError: There is none.
+    """
+    if name not in TRAINING_NOISE:
+        raise InputError(
+            f"training noise: expected one of {sorted(TRAINING_NOISE)}, got {name!r}; "
+            "choose one of them"
+        )
+    return TRAINING_NOISE[name]

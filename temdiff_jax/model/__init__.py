@@ -1,4 +1,4 @@
-"""The network: a 3-D U-Net behind ``(init, apply)``; the only use of Flax."""
+"""The network, a U-Net behind ``(init, apply)``; the only use of Flax."""
 
 from temdiff_jax.model.network import NUM_FEATURES as NUM_FEATURES
 from temdiff_jax.model.network import Condition as Condition

@@ -1,4 +1,4 @@
-"""One 3x3x3 convolution, with a lowering chosen per platform.
+"""Convolutions of 3x3x3 and 3x3 taps, the former with a lowering per platform.
 
 On XLA:CPU a 3-D convolution written as 2-D convolutions over the depth taps runs
 two to four times faster than the native one; elsewhere the native one is used.
@@ -16,6 +16,21 @@ from jax import lax
 # From this many input channels on, stacking the three depth taps as channels of
 # one 2-D convolution beats three of them (launch/benchmark.py, case conv3d).
 STACK_FROM_CHANNELS = 64
+
+
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Zero-padded, of slices ``[b, z, x, c]`` or of volumes ``[b, z, x, y, c]``.
+
+    Args:
+      x: Features, channels last.
+      kernel: ``[3, 3, c_in, c_out]`` or ``[3, 3, 3, c_in, c_out]``.
+
+    Returns:
+      The extents of ``x`` with ``c_out`` channels, dtype of ``x``.
+    """
+    if x.ndim == 4:
+        return _conv2d(x, kernel.astype(x.dtype))
+    return conv3d(x, kernel)
 
 
 def conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -69,18 +84,25 @@ def conv3d_stacked(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def space_to_depth(x: jax.Array, patch: int = 2) -> jax.Array:
-    """``[b, z, x, y, c]`` to ``1/patch`` of the extents, ``patch^3`` the channels."""
-    b, nz, nx, ny, c = x.shape
-    p = patch
-    x = x.reshape(b, nz // p, p, nx // p, p, ny // p, p, c)
-    x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
-    return x.reshape(b, nz // p, nx // p, ny // p, p**3 * c)
+    """``[b, z, x, y, c]`` to ``1/patch`` of the extents, ``patch^3`` the channels.
+
+    The same of a slice ``[b, z, x, c]`` with ``patch^2``.
+    """
+    batch, *extents, channels = x.shape
+    rank = len(extents)
+    split = [n for extent in extents for n in (extent // patch, patch)]
+    x = x.reshape(batch, *split, channels)
+    coarse, fine = range(1, 2 * rank, 2), range(2, 2 * rank + 1, 2)
+    x = x.transpose(0, *coarse, *fine, 2 * rank + 1)
+    return x.reshape(batch, *(n // patch for n in extents), patch**rank * channels)
 
 
 def depth_to_space(x: jax.Array, patch: int = 2) -> jax.Array:
     """Inverse of ``space_to_depth``."""
-    b, nz, nx, ny, c = x.shape
-    p = patch
-    x = x.reshape(b, nz, nx, ny, p, p, p, c // p**3)
-    x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return x.reshape(b, p * nz, p * nx, p * ny, c // p**3)
+    batch, *extents, channels = x.shape
+    rank = len(extents)
+    channels //= patch**rank
+    x = x.reshape(batch, *extents, *[patch] * rank, channels)
+    pairs = [axis for i in range(1, rank + 1) for axis in (i, rank + i)]
+    x = x.transpose(0, *pairs, 2 * rank + 1)
+    return x.reshape(batch, *(patch * n for n in extents), channels)

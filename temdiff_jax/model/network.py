@@ -14,9 +14,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from temdiff_jax.model.unet3d import UNet3D
+from temdiff_jax.model.unet import UNet
+from temdiff_jax.types import InputError
 
 NUM_FEATURES = 4  # log half-range, log tilts, log thickness, log noise-to-signal
+TARGETS = ("residual", "volume")
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
 class Condition(NamedTuple):
@@ -37,7 +40,7 @@ class Condition(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkConfig:
-    """Extents of the U-Net; everything a released prior needs to rebuild it.
+    """The U-Net; everything a released prior needs to rebuild and to use it.
 
     Attributes:
       channels: Features per level, finest first.
@@ -45,6 +48,16 @@ class NetworkConfig:
       groups: Groups of the normalisation.
       embedding: Width of the embedding of the scalars.
       patch: Edge of the patches that the finest level works on, voxels.
+      planar: Whether it is a 2-D network: slices of constant y, the planes that hold
+        the beams, one by one.
+      conditional: Whether it is shown the tilts, through the condition.
+      target: What it is asked for: "residual", what the quadratic estimate leaves
+        over (the volume itself where the condition is dropped), or "volume" always.
+      dtype: What features are computed in, "float32" or "bfloat16"; parameters,
+        statistics of the normalisation, head and output are float32.
+      remat: Levels, 0 the finest, whose residual blocks are computed again for the
+        gradient instead of being remembered.
+      log_variance: Whether a second head tells the logarithm of the variance of F.
     """
 
     channels: tuple[int, ...] = (32, 64, 128)
@@ -52,10 +65,21 @@ class NetworkConfig:
     groups: int = 8
     embedding: int = 64
     patch: int = 2
+    planar: bool = False
+    conditional: bool = True
+    target: str = "residual"
+    dtype: str = "float32"
+    remat: tuple[int, ...] = ()
+    log_variance: bool = False
+
+    @property
+    def architecture(self) -> NetworkConfig:
+        """What decides the weights and what they mean, and not how it is computed."""
+        return dataclasses.replace(self, dtype="float32", remat=())
 
     @property
     def multiple(self) -> int:
-        """Extents of the input must be multiples of this."""
+        """Extents of the input, y of a 2-D network apart, must be multiples of this."""
         return self.patch * 2 ** (len(self.channels) - 1)
 
 
@@ -63,12 +87,15 @@ class Network(NamedTuple):
     """``init(key) -> params`` and ``apply(params, x, noise_level, condition)``.
 
     ``apply`` takes x ``[b, z, x, y]``, already scaled to unit variance, the noise
-    embedding ``[b]`` and a ``Condition``; it returns ``[b, z, x, y]``.
+    embedding ``[b]`` and a ``Condition``; it returns ``[b, z, x, y]``, float32.
+    ``apply_both`` returns that and the logarithm of its variance; None without
+    ``config.log_variance``.
     """
 
     init: Callable[[jax.Array], dict]
     apply: Callable[[dict, jax.Array, jax.Array, Condition], jax.Array]
     config: NetworkConfig
+    apply_both: Callable[..., tuple[jax.Array, jax.Array]] | None = None
 
 
 @functools.lru_cache(maxsize=16)
@@ -77,16 +104,26 @@ def make_network(config: NetworkConfig) -> Network:
 
     Equal configurations give the same object, so that programs compiled for one
     serve the other.
+
+    Raises:
+      InputError: A target that does not exist, or that needs a condition; another
+        dtype; a level that does not exist.
     """
-    module = UNet3D(
+    _check(config)
+    module = UNet(
         channels=tuple(config.channels),
         blocks=tuple(config.blocks),
         groups=config.groups,
         embedding=config.embedding,
         patch=config.patch,
+        remat=tuple(config.remat),
+        dtype=DTYPES[config.dtype],
+        log_variance=config.log_variance,
     )
 
     def inputs(x, noise_level, condition):
+        if not config.conditional:
+            return x[..., None], noise_level[:, None]
         coverage = jnp.broadcast_to(condition.coverage, x.shape)
         fields = jnp.stack([x, condition.volume, coverage], axis=-1)
         present = condition.present[:, None]
@@ -100,10 +137,59 @@ def make_network(config: NetworkConfig) -> Network:
         zeros = jnp.zeros((1, size, size, size))
         dummy = Condition(zeros, zeros, jnp.zeros((1, NUM_FEATURES)), jnp.ones((1,)))
         fields, scalars = inputs(zeros, jnp.zeros((1,)), dummy)
+        if config.planar:
+            fields = fields[:, :, :, 0]
         return module.init(key, fields, scalars)["params"]
 
-    def apply(params, x, noise_level, condition):
+    def outputs(params, x, noise_level, condition):
         fields, scalars = inputs(x, noise_level, condition)
-        return module.apply({"params": params}, fields, scalars)[..., 0]
+        if config.planar:
+            fields, scalars = _to_slices(fields, scalars)
+        return module.apply({"params": params}, fields, scalars)
 
-    return Network(init, apply, config)
+    def channel(out, index, shape):
+        out = out[..., index]
+        return _from_slices(out, shape) if config.planar else out
+
+    def apply(params, x, noise_level, condition):
+        return channel(outputs(params, x, noise_level, condition), 0, x.shape)
+
+    def apply_both(params, x, noise_level, condition):
+        out = outputs(params, x, noise_level, condition)
+        return channel(out, 0, x.shape), channel(out, 1, x.shape)
+
+    return Network(init, apply, config, apply_both if config.log_variance else None)
+
+
+def _check(config: NetworkConfig) -> None:
+    if config.target not in TARGETS or not (
+        config.conditional or config.target == "volume"
+    ):
+        raise InputError(
+            "network.target: expected 'volume', or 'residual' if network.conditional "
+            f"holds, got {config.target!r}; correct the configuration"
+        )
+    if config.dtype not in DTYPES:
+        raise InputError(
+            f"network.dtype: expected one of {sorted(DTYPES)}, got {config.dtype!r}; "
+            "correct the configuration"
+        )
+    levels = range(len(config.channels))
+    if not set(config.remat) <= set(levels):
+        raise InputError(
+            f"network.remat: expected levels among {list(levels)}, got "
+            f"{list(config.remat)}; the finest level is 0"
+        )
+
+
+def _to_slices(fields: jax.Array, scalars: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``[b, z, x, y, c]`` as ``[b y, z, x, c]`` and ``[b, f]`` as ``[b y, f]``."""
+    batch, nz, nx, ny, channels = fields.shape
+    slices = fields.transpose(0, 3, 1, 2, 4).reshape(batch * ny, nz, nx, channels)
+    return slices, jnp.repeat(scalars, ny, axis=0)
+
+
+def _from_slices(slices: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """``[b y, z, x]`` as a volume ``[b, z, x, y]`` of the given shape."""
+    batch, nz, nx, ny = shape
+    return slices.reshape(batch, ny, nz, nx).transpose(0, 2, 3, 1)

@@ -244,3 +244,26 @@ def test_samples_of_a_gaussian_prior_have_its_mean_and_the_known_variance(eta):
     np.testing.assert_allclose(values.var(), known, rtol=0.05)
     # The exact flow ends at 1; what is missing are the finite steps.
     assert 0.85 < known < 1.0
+
+
+def test_run_under_vmap_over_keys_is_one_run_per_key():
+    traces = []
+
+    def guess(x, sigma):
+        traces.append(None)
+        return gaussian(x, sigma)
+
+    @jax.jit
+    def draws(keys, eta):
+        kernel = algebra.ddim(algebra.predictor(guess), eta=eta)
+        return jax.vmap(lambda key: algebra.run(kernel, key, X, SIGMAS)[0].x)(keys)
+
+    keys = jax.random.split(jax.random.key(5), 4)
+    together = draws(keys, jnp.float32(0.8))
+    count = len(traces)
+    draws(keys[::-1], jnp.float32(0.3))
+    assert len(traces) == count
+    for key, sample in zip(keys, together, strict=True):
+        alone = draws(key[None], jnp.float32(0.8))[0]
+        np.testing.assert_allclose(sample, alone, rtol=1e-5, atol=1e-5)
+    assert np.max(np.abs(together[0] - together[1])) > 1e-2

@@ -83,6 +83,7 @@ def test_at_vanishing_noise_the_guess_stays(wide):
     assert np.max(np.abs(moved - x0)) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.5, 20.0])
 def test_p2_is_the_posterior_mean_of_a_gaussian_prior(geometry, sigma):
     weight, unit = 4.0, 0.5
@@ -101,6 +102,7 @@ def test_p2_is_the_posterior_mean_of_a_gaussian_prior(geometry, sigma):
         np.testing.assert_allclose(np.ravel(got), expected, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_sampler_draws_from_the_posterior_of_a_gaussian_prior(geometry):
     """N(0, 1) voxels, linear rays: mean and covariance are known in closed form."""
     weight, count = 2.0, 512

@@ -3,8 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from temdiff_jax.diffusion import schedule
+from temdiff_jax.types import InputError
 
 
 @pytest.mark.parametrize("num_steps", [2, 7, 25])
@@ -108,3 +110,62 @@ def test_ends_may_be_traced():
     for make in GRIDS.values():
         traced = jax.jit(lambda high, make=make: make(4, sigma_max=high))
         np.testing.assert_allclose(traced(5.0)[0], 5.0, rtol=1e-4)
+
+
+def normal(mean, std):
+    return lambda sigma: stats.norm.cdf((np.log(sigma) - mean) / std)
+
+
+def uniform(variable):
+    low, high = variable(schedule.SIGMA_MIN), variable(schedule.SIGMA_MAX)
+    return lambda sigma: (variable(sigma) - low) / (high - low)
+
+
+# Cumulative distributions inside the range; what lies beyond is put on its ends.
+CUMULATIVE = {
+    "log_normal": normal(-0.4, 1.4),
+    "edm": normal(np.log(2) - 1.2, 1.2),
+    "logit_normal": normal(0.0, 1.0),
+    "log_uniform": uniform(np.log),
+    "cosine": uniform(np.arctan),
+    "flow_uniform": uniform(lambda sigma: sigma / (1 + sigma)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(schedule.TRAINING_NOISE))
+def test_training_levels_have_the_quantiles_of_their_distribution(name):
+    count = 50_000
+    draws = schedule.training_noise(name)(jax.random.key(1), (count,))
+    assert draws.dtype == np.float32
+    draws = np.asarray(draws)
+    assert draws.min() >= np.float32(schedule.SIGMA_MIN)
+    assert draws.max() <= np.float32(schedule.SIGMA_MAX)
+    levels = np.array([0.1, 0.25, 0.5, 0.75, 0.9])
+    share = CUMULATIVE[name](np.quantile(draws, levels))
+    # Four standard errors of an empirical quantile.
+    error = 4 * np.sqrt(levels * (1 - levels) / count)
+    assert np.all(np.abs(share - levels) < error)
+
+
+def test_logit_normal_flow_times_are_log_normal_levels():
+    sigma = schedule.training_noise("logit_normal")(jax.random.key(2), (50_000,))
+    time = np.asarray(sigma / (1 + sigma))
+    logit = np.log(time / (1 - time))
+    np.testing.assert_allclose([logit.mean(), logit.std()], [0, 1], atol=0.02)
+
+
+def test_draws_are_a_function_of_the_key_and_of_the_name_alone():
+    for name in schedule.TRAINING_NOISE:
+        draw = schedule.training_noise(name)
+        first = draw(jax.random.key(3), (6,))
+        np.testing.assert_array_equal(first, draw(jax.random.key(3), (6,)))
+        assert np.any(np.asarray(first != draw(jax.random.key(4), (6,))))
+    default = schedule.training_noise("log_normal")(jax.random.key(3), (6,))
+    np.testing.assert_array_equal(
+        default, schedule.training_sigma(jax.random.key(3), (6,))
+    )
+
+
+def test_unknown_training_noise_is_refused_with_the_known_names():
+    with pytest.raises(InputError, match=r"expected one of \['cosine'.* got 'beta'"):
+        schedule.training_noise("beta")

@@ -90,6 +90,7 @@ def test_examples_of_a_batch_do_not_see_each_other(random_params, apply):
     np.testing.assert_array_equal(out[0], other[0])
 
 
+@pytest.mark.slow
 def test_network_on_larger_patches_takes_its_multiple_and_starts_at_zero():
     config = NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4, patch=4)
     assert config.multiple == 8

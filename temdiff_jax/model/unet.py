@@ -1,0 +1,143 @@
+"""A U-Net with patchified input and a modulation by scalar features.
+
+Of volumes or of slices: it has as many dimensions as its input.  The finest level
+works on patches (edges of 2 or 4 voxels, as channels): few wide convolutions use a
+processor better than many narrow ones.  Scalars (noise level,
+tilt range, number of tilts, ...) scale and shift the features of every residual block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from temdiff_jax.model import conv
+
+
+class Conv3(nn.Module):
+    """Zero-padded convolution of three taps along every axis of space."""
+
+    features: int
+    zero: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.zeros if self.zero else nn.initializers.he_normal()
+        shape = (*[3] * (x.ndim - 2), x.shape[-1], self.features)
+        kernel = self.param("kernel", init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return conv.convolve(x, kernel) + bias.astype(x.dtype)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with group normalisation and feature-wise modulation.
+
+    Attributes:
+      features: Of the output.
+      groups: Of the normalisation, whose statistics are float32 whatever ``dtype``.
+      dtype: Of what is computed; None for that of the input and the parameters.
+    """
+
+    features: int
+    groups: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
+        h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm_in")(x))
+        h = Conv3(self.features, name="conv_in")(h)
+        h = nn.GroupNorm(self.groups, dtype=self.dtype, name="norm_mid")(h)
+        film = nn.Dense(2 * self.features, name="film")(embedding).astype(h.dtype)
+        film = jnp.expand_dims(film, range(1, x.ndim - 1))
+        scale, shift = jnp.split(film, 2, axis=-1)
+        h = nn.silu(h * (1 + scale) + shift)
+        h = Conv3(self.features, zero=True, name="conv_out")(h)
+        if x.shape[-1] != self.features:
+            x = self._skip(x)
+        return x + h
+
+    def _skip(self, x):
+        layer = nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="skip")
+        return layer(x)
+
+
+class UNet(nn.Module):
+    """U-Net on patches.
+
+    Attributes:
+      channels: Features per level, finest first.
+      blocks: Residual blocks per level on the way down; one on the way up.
+      groups: Groups of the normalisation.
+      embedding: Width of the scalar embedding.
+      patch: Edge of a patch, voxels.
+      remat: Levels whose residual blocks are computed again on the way back instead
+        of being remembered.
+      dtype: Of the features between stem and head; None for that of the input.
+        Parameters, the embedding, the head and the output are float32.
+      log_variance: Whether a second head, which does not reach the features through
+        its gradient, adds a channel.
+    """
+
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
+    groups: int = 8
+    embedding: int = 64
+    patch: int = 2
+    remat: tuple[int, ...] = ()
+    dtype: Any = None
+    log_variance: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, scalars: jax.Array) -> jax.Array:
+        """Maps ``[b, z, x, y, c]`` and ``[b, f]`` to ``[b, z, x, y, 1]``.
+
+        Slices ``[b, z, x, c]`` to ``[b, z, x, 1]``; two channels with ``log_variance``.
+        """
+        rank = x.ndim - 2
+        e = nn.silu(nn.Dense(self.embedding, name="embed_in")(scalars))
+        e = nn.silu(nn.Dense(self.embedding, name="embed_out")(e))
+        h = conv.space_to_depth(x, self.patch)
+        if self.dtype is not None:
+            h = h.astype(self.dtype)
+        if self.patch > 2:  # A patch is a neighbourhood already.
+            h = self._dense(self.channels[0], "stem")(h)
+        else:
+            h = Conv3(self.channels[0], name="stem")(h)
+        skips = []
+        for level, (features, count) in enumerate(
+            zip(self.channels, self.blocks, strict=True)
+        ):
+            if level:
+                h = self._dense(features, f"down_{level}")(conv.space_to_depth(h))
+            for block in range(count):
+                h = self._block(level, f"down_{level}_{block}")(h, e)
+            skips.append(h)
+        h = skips.pop()
+        for level in reversed(range(len(self.channels) - 1)):
+            features = self.channels[level]
+            h = self._dense(2**rank * features, f"up_{level}")(h)
+            h = conv.depth_to_space(h)
+            h = self._dense(features, f"merge_{level}")(
+                jnp.concatenate([h, skips.pop()], axis=-1)
+            )
+            h = self._block(level, f"up_{level}_0")(h, e)
+        # Without a dtype the norm returns float32, the type of its parameters.
+        h = nn.silu(nn.GroupNorm(self.groups, name="norm_out")(h))
+        out = Conv3(self.patch**rank, zero=True, name="head")(h)
+        out = conv.depth_to_space(out, self.patch)
+        if not self.log_variance:
+            return out
+        h = jax.lax.stop_gradient(h)
+        spread = Conv3(self.patch**rank, zero=True, name="head_variance")(h)
+        spread = conv.depth_to_space(spread, self.patch)
+        return jnp.concatenate([out, spread], axis=-1)
+
+    def _dense(self, features: int, name: str) -> nn.Dense:
+        return nn.Dense(features, dtype=self.dtype, name=name)
+
+    def _block(self, level: int, name: str) -> nn.Module:
+        block = nn.remat(ResBlock) if level in self.remat else ResBlock
+        return block(self.channels[level], self.groups, self.dtype, name=name)
