@@ -22,7 +22,7 @@ _HOLE_IN_STEPS = 2.5
 _HOLE_DEG = 15.0
 # Below this share of the total power a Fourier region counts as empty: rounding of a
 # float64 transform sits near 1e-30.
-_EMPTY_SHARE = 1e-24
+EMPTY_SHARE = 1e-24
 
 
 class WedgeError(NamedTuple):
@@ -51,7 +51,7 @@ class ShellCorrelation(NamedTuple):
     fsc: NDArray[np.float64]
 
 
-class _Grid(NamedTuple):
+class ShellGrid(NamedTuple):
     """Shell of every half-spectrum frequency, and how many of the full one it is."""
 
     multiplicity: NDArray[np.float64]
@@ -63,7 +63,8 @@ class _Grid(NamedTuple):
         return (np.arange(self.num_shells) + 1) * 0.5 / self.num_shells
 
 
-def _grid(shape: Sequence[int]) -> _Grid:
+def shell_grid(shape: Sequence[int]) -> ShellGrid:
+    """Shells of the half spectrum of a volume ``[z, y, x]``; zero has no weight."""
     nz, ny, nx = shape
     fz = np.fft.fftfreq(nz)[:, None, None]
     fy = np.fft.fftfreq(ny)[None, :, None]
@@ -80,7 +81,7 @@ def _grid(shape: Sequence[int]) -> _Grid:
     shell = np.clip(shell, 0, num_shells)
     weights = np.broadcast_to(count, shell.shape).copy()
     weights[0, 0, 0] = 0.0
-    return _Grid(weights, shell, num_shells)
+    return ShellGrid(weights, shell, num_shells)
 
 
 def _wedges(angles_deg: ArrayLike) -> list[tuple[float, float]]:
@@ -150,7 +151,7 @@ def soft_mask(mask: ArrayLike, width: float = 4.0) -> NDArray[np.float64]:
     return 0.5 - 0.5 * np.cos(np.pi * np.minimum(depth / (width + 1.0), 1.0))
 
 
-def _transform(
+def weighted_transform(
     volume: NDArray[np.float64], weight: NDArray[np.float64] | None
 ) -> NDArray[np.complex128]:
     """Transform of the (weighted) volume with its (weighted) mean taken away."""
@@ -161,7 +162,7 @@ def _transform(
 
 
 def _sum(
-    values: NDArray[np.float64], where: NDArray[np.bool_], grid: _Grid
+    values: NDArray[np.float64], where: NDArray[np.bool_], grid: ShellGrid
 ) -> NDArray[np.float64]:
     """Sum per shell, overflow bin last, counting each conjugate pair twice."""
     sums = np.bincount(
@@ -176,7 +177,7 @@ def _ratio(top: ArrayLike, bottom: ArrayLike, total: float) -> NDArray[np.float6
     """Quotient with NaN where the truth has no power to compare with."""
     below = np.asarray(bottom, dtype=np.float64)
     out = np.full(below.shape, np.nan)
-    solid = below > _EMPTY_SHARE * total
+    solid = below > EMPTY_SHARE * total
     return np.divide(top, below, out=out, where=solid)
 
 
@@ -202,10 +203,10 @@ def wedge_split_error(
         NaN where the truth has no power.
     """
     rec, ref = metrics.check_volumes(reconstruction, truth)
-    grid = _grid(ref.shape)
+    grid = shell_grid(ref.shape)
     inside = measured_region(ref.shape, angles_deg)
-    error = np.abs(_transform(rec - ref, weight)) ** 2
-    power = np.abs(_transform(ref, weight)) ** 2
+    error = np.abs(weighted_transform(rec - ref, weight)) ** 2
+    power = np.abs(weighted_transform(ref, weight)) ** 2
     total = float((power * grid.multiplicity).sum())
     parts = []
     for region in (inside, ~inside):
@@ -229,10 +230,10 @@ def spectrum_ratio(
     Blur shows as a ratio that falls with frequency; NaN where the truth has no power.
     """
     rec, ref = metrics.check_volumes(reconstruction, truth)
-    grid = _grid(ref.shape)
+    grid = shell_grid(ref.shape)
     inside = measured_region(ref.shape, angles_deg)
-    top = np.abs(_transform(rec, weight)) ** 2
-    bottom = np.abs(_transform(ref, weight)) ** 2
+    top = np.abs(weighted_transform(rec, weight)) ** 2
+    bottom = np.abs(weighted_transform(ref, weight)) ** 2
     total = float((bottom * grid.multiplicity).sum())
     curves = [
         _ratio(_sum(top, region, grid), _sum(bottom, region, grid), total)[:-1]
@@ -305,9 +306,9 @@ def fourier_shell_correlation(
         Shell centres in cycles per voxel and the correlation; NaN in empty shells.
     """
     a, b = metrics.check_volumes(first, second)
-    grid = _grid(a.shape)
+    grid = shell_grid(a.shape)
     where = np.ones(grid.multiplicity.shape, dtype=bool) if region is None else region
-    fa, fb = _transform(a, weight), _transform(b, weight)
+    fa, fb = weighted_transform(a, weight), weighted_transform(b, weight)
     cross = _sum((fa * fb.conj()).real, where, grid)[:-1]
     power_a = _sum(np.abs(fa) ** 2, where, grid)
     power_b = _sum(np.abs(fb) ** 2, where, grid)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from temdiff_jax import types
-from temdiff_jax.evaluation import fourier, gauge, metrics, results
+from temdiff_jax.evaluation import conical, fourier, gauge, membrane, metrics, results
 
 PROTOCOL = "volume-v1"
 VARIANTS = ("raw", "matched", "gauge")
@@ -118,11 +118,14 @@ def score(
 
     Returns:
         ``raw``, ``matched`` and ``gauge``: dicts with rmse, nrmse, psnr (dB), ssim
-        (3-D), ssim_xy, ssim_xz, ssim_yz, e_in, e_out, fsc_half (cycles per voxel).
+        (3-D), ssim_xy, ssim_xz, ssim_yz, e_in, e_out, fsc_half (cycles per voxel),
+        cone_ratio (see `conical`), membrane_width and membrane_depth (of the mean
+        profile across flat membranes, over the truth's; see `membrane`).
         Beside them ``fraction`` of voxels kept, ``data_range``, ``gain`` and
-        ``offset`` of the match, ``depth_shift`` (voxels), ``depth_scale``, and
-        ``shells``: curves of the matched variant (frequency, e_in, e_out, ratio_in,
-        ratio_out, fsc). Plain Python numbers throughout.
+        ``offset`` of the match, ``depth_shift`` (voxels), ``depth_scale``,
+        ``membrane`` (number of sites, width and depth of the truth), and ``shells``:
+        curves of the matched variant (frequency, e_in, e_out, ratio_in, ratio_out,
+        fsc, and the conical fsc_z, fsc_y, fsc_x). Plain Python numbers throughout.
 
     Raises:
         ValueError: shapes differ, a voxel is not finite, the truth is constant, or
@@ -137,6 +140,8 @@ def score(
     depth = gauge.fit_depth_gauge(rec, ref, keep)
     corrected = metrics.affine_match(depth.volume, ref, keep)
     volumes = {"raw": rec, "matched": matched.volume, "gauge": corrected.volume}
+    sheets = membrane.find_sheets(ref, keep)
+    true_profile = membrane.mean_profile(ref, sheets)
     result: dict[str, Any] = {
         "fraction": float(keep.mean()),
         "data_range": metrics.data_range(ref),
@@ -144,11 +149,28 @@ def score(
         "offset": matched.offset,
         "depth_shift": depth.shift,
         "depth_scale": depth.scale,
+        "membrane": {
+            "sites": int(sheets[0].size),
+            "width": true_profile.width,
+            "depth": true_profile.depth,
+        },
     }
+    cones: conical.ConicalCorrelation | None = None
     for variant, volume in volumes.items():
         scores, shells = _scores(volume, ref, angles_deg, keep, weight)
+        # Blind to gain and offset, so that raw and matched share one.
+        if cones is None or variant == "gauge":
+            cones = conical.conical_correlation(volume, ref, weight=weight)
+        profile = membrane.mean_profile(volume, sheets)
+        scores |= {
+            "cone_ratio": cones.ratio,
+            "membrane_width": _over(profile.width, true_profile.width),
+            "membrane_depth": _over(profile.depth, true_profile.depth),
+        }
         result[variant] = scores
         if variant == "matched":
+            along = zip("zyx", np.eye(3), strict=True)
+            shells |= {f"fsc_{axis}": cones.along(v).tolist() for axis, v in along}
             result["shells"] = shells
     return result
 
@@ -187,6 +209,10 @@ def _scores(
     return scores, {name: curve.tolist() for name, curve in curves.items()}
 
 
+def _over(value: float, unit: float) -> float:
+    return value / unit if unit > 0 else float("nan")
+
+
 def evaluate(
     volumes: Mapping[str, ArrayLike],
     cases: Iterable[Case],
@@ -196,6 +222,7 @@ def evaluate(
     seed: int = 0,
     results_path: str | Path | None = None,
     on_row: Callable[[Row], None] | None = None,
+    about: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Row]:
     """Score every method on every volume and case.
 
@@ -204,7 +231,10 @@ def evaluate(
         cases: tilt schemes, for instance `CASES`.
         methods: name -> ``method(tilts [n_tilts, y, x], angles_deg, thickness)``,
             returning a volume ``[z, y, x]``, or label -> volume when one run yields
-            several estimates; their rows are named ``"name, label"``.
+            several estimates; their rows are named ``"name, label"``. A method may
+            carry attributes, read after its run: ``calls`` and ``pairs``, network
+            evaluations and projector pairs of one run, numbers or functions of
+            angles_deg; ``settings``, JSON values that rows must share to be reused.
         simulate: ``simulate(truth, angles_deg, seed)`` -> tilts ``[n_tilts, y, x]``;
             run once per volume and case, so that all methods see the same tilts.
         seed: base seed; see `seed_for`.
@@ -212,13 +242,16 @@ def evaluate(
             appended at once, so an interrupted evaluation continues. The name of a
             method is its identity: new settings need a new name or a new file.
         on_row: called with every new row.
+        about: volume -> further fields of its rows, for instance ``specimen``, the
+            unit of the statistics when several volumes come from one.
 
     Returns:
         One dict per volume, case and estimate: the fields of `_run`, then those of
         `score`; None stands for a number that does not exist.
 
     Raises:
-        types.InputError: the file holds rows of another truth, seed or protocol.
+        types.InputError: the file holds rows of another truth, seed, protocol or
+            settings.
         ValueError: tilts or a reconstruction of the wrong shape. Exceptions of a
             method pass through; the rows before it are safe in the file.
     """
@@ -229,13 +262,18 @@ def evaluate(
         truth = np.asarray(volumes[volume_name])
         for case in cases:
             base = _identity(truth, volume_name, case, seed)
+            more = (about or {}).get(volume_name, {})
             tilts: NDArray[Any] | None = None
             for run, method in methods.items():
-                found = store.find(base, run)
+                settings = getattr(method, "settings", None)
+                named = base if settings is None else {**base, "settings": settings}
+                found = store.find(named, run)
                 if found is None:
                     if tilts is None:
                         tilts = _tilts(simulate, truth, case, base["seed"])
-                    found = _run(method, tilts, truth, case, {**base, "run": run})
+                    found = _run(
+                        method, tilts, truth, case, {**named, **more, "run": run}
+                    )
                     store.append(found)
                     for row in found:
                         if on_row is not None:
@@ -279,8 +317,9 @@ def _run(
 
     Adds to ``base`` (protocol, volume, case, seed, truth_sha256, run): method, the
     name of the estimate; estimates, their number in this run; shape; seconds, wall
-    time of the whole run with compilation; failed, None or the reason why a row has
-    no scores. A diverged result is thus a row, never a silent gap in a mean.
+    time of the whole run with compilation; calls and pairs where the method tells
+    them; failed, None or the reason why a row has no scores. A diverged result is
+    thus a row, never a silent gap in a mean.
     """
     angles = case.angles_deg
     start = time.perf_counter()
@@ -294,6 +333,8 @@ def _run(
     else:
         volumes = {base["run"]: np.asarray(output)}
     seconds = time.perf_counter() - start
+    counts = {name: _count(method, name, angles) for name in ("calls", "pairs")}
+    counts = {name: count for name, count in counts.items() if count is not None}
     rows = []
     for name, volume in volumes.items():
         row = {
@@ -302,6 +343,7 @@ def _run(
             "estimates": len(volumes),
             "shape": list(truth.shape),
             "seconds": seconds,
+            **counts,
             "failed": None,
         }
         bad = int(volume.size - np.isfinite(volume).sum())
@@ -311,3 +353,9 @@ def _run(
             row |= score(volume, truth, angles)
         rows.append(results.finite(row))
     return rows
+
+
+def _count(method: Method, name: str, angles_deg: NDArray[np.float64]) -> float | None:
+    """What a method says it costs, for these angles."""
+    count = getattr(method, name, None)
+    return count(angles_deg) if callable(count) else count

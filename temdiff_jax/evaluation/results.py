@@ -13,6 +13,8 @@ Key = tuple[str, str, str]
 
 # What a stored row must share with the evaluation that wants to reuse it.
 _IDENTITY = ("protocol", "seed", "truth_sha256")
+# The same, asked of rows only when the evaluation states it.
+_STATED = ("settings",)
 
 
 def finite(value: Any) -> Any:
@@ -80,11 +82,13 @@ class ResultStore:
         """Return the rows of a finished run, or None.
 
         Raises:
-            types.InputError: the rows come from another protocol, seed or truth.
+            types.InputError: the rows come from another protocol, seed or truth, or
+                from a method of this name with other settings.
         """
         rows = self._groups.get((base["volume"], base["case"], run))
         for row in rows or ():
-            for field in _IDENTITY:
+            stated = [field for field in _STATED if field in base]
+            for field in (*_IDENTITY, *stated):
                 if row.get(field) != base[field]:
                     raise types.InputError(
                         f"results file belongs to another evaluation: expected {field} "

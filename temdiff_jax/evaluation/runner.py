@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from temdiff_jax import baselines, layout
+from temdiff_jax import baselines, layout, rivals
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.priors import Prior
 from temdiff_jax.reconstruction import DEFAULT_SAMPLES, DEFAULT_STEPS, reconstruct
@@ -18,6 +19,8 @@ from temdiff_jax.types import InputError
 
 BASELINES = ("fbp", "sirt", "sart", "tv", "tikhonov")
 LEARNED = ("mean", "posterior")
+# Methods with weights of their own, which are no part of the package.
+OWN_WEIGHTS = ("regression", *rivals.RIVALS)
 
 # One fixed imaging condition, so that tables compare: 5000 electrons per pixel and
 # tilt, resin t / Lambda 0.8, standard deviation of the stain's -ln T 0.3, no blur.
@@ -30,6 +33,7 @@ PROTOCOL_IMAGING = ImagingConfig(
 
 Simulate = Callable[[np.ndarray, ArrayLike, int], np.ndarray]
 Method = Callable[[np.ndarray, np.ndarray, int], np.ndarray | dict[str, np.ndarray]]
+AnyPrior = str | Path | Prior
 
 
 def make_simulate(
@@ -71,21 +75,24 @@ def standard_methods(
     num_samples: int | None = None,
     num_steps: int | None = None,
     seed: int = 0,
-    prior: str | Prior = "default",
+    prior: AnyPrior = "default",
+    priors: Mapping[str, AnyPrior] | None = None,
 ) -> dict[str, Method]:
     """Methods by name, each ``(tilts, angles_deg, thickness) -> volume(s)``.
 
     Args:
-      names: Among ``BASELINES`` and ``LEARNED``.
-      num_samples, num_steps: Of "posterior".
-      seed: Of "posterior".
+      names: Among ``BASELINES``, ``LEARNED`` and ``OWN_WEIGHTS``.
+      num_samples, num_steps: Of "posterior"; a rival has its own, see ``rivals``.
+      seed: Of all that sample.
       prior: Of the learned ones.
+      priors: Weights by the name of the method, for those of ``OWN_WEIGHTS``.  Some
+        share them, see ``rivals.SHARED_WEIGHTS``; "dds" takes ``prior`` without any.
 
     Returns:
       Callables; "posterior" yields two rows, the mean and one sample.
 
     Raises:
-      InputError: Unknown name.
+      InputError: Unknown name, or no weights for one that needs its own.
     """
     methods: dict[str, Method] = {}
     for name in names:
@@ -95,12 +102,61 @@ def standard_methods(
             methods[name] = _mean_call(prior)
         elif name == "posterior":
             methods[name] = _posterior(prior, num_samples, num_steps, seed)
+        elif name == "regression":
+            methods[name] = _mean_call(_own_weights(name, priors or {}, None))
+        elif name in rivals.RIVALS:
+            fallback = prior if name == "dds" else None
+            weights = _own_weights(name, priors or {}, fallback)
+            methods[name] = Rival(rivals.RIVALS[name], weights, seed)
         else:
+            known = [*BASELINES, *LEARNED, *OWN_WEIGHTS]
             raise InputError(
-                f"methods: expected some of {list(BASELINES + LEARNED)}, got {name!r}; "
-                "correct the list"
+                f"methods: expected some of {known}, got {name!r}; correct the list"
             )
     return methods
+
+
+def _own_weights(
+    name: str, priors: Mapping[str, AnyPrior], fallback: AnyPrior | None
+) -> AnyPrior:
+    """Weights of a method, of the one whose weights it shares, or the fallback."""
+    for key in (name, rivals.SHARED_WEIGHTS.get(name, name)):
+        if key in priors:
+            return priors[key]
+    if fallback is None:
+        raise InputError(
+            f"methods: expected a prior for {name!r}, got none; give the path of its "
+            f"weights, {name}=FILE.safetensors (docs/rivals.md)"
+        )
+    return fallback
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """A method of ``rivals`` with its weights."""
+
+    settings: rivals.Settings
+    prior: AnyPrior
+    seed: int
+
+    def __call__(
+        self, tilts: np.ndarray, angles_deg: np.ndarray, thickness: int
+    ) -> np.ndarray:
+        """Reconstructs ``[z, y, x]``."""
+        return rivals.reconstruct(
+            tilts,
+            angles_deg,
+            thickness=thickness,
+            settings=self.settings,
+            prior=self.prior,
+            seed=self.seed,
+        )
+
+    @property
+    def calls(self) -> int:
+        """Network calls of one run, on whole volumes."""
+        own = self.settings
+        return own.num_samples * own.num_steps * own.calls
 
 
 def _baseline(function: Callable[..., np.ndarray]) -> Method:
@@ -110,7 +166,7 @@ def _baseline(function: Callable[..., np.ndarray]) -> Method:
     return method
 
 
-def _mean_call(prior: str | Prior) -> Method:
+def _mean_call(prior: AnyPrior) -> Method:
     def method(tilts: np.ndarray, angles_deg: np.ndarray, thickness: int) -> np.ndarray:
         result = reconstruct(
             tilts,
@@ -126,7 +182,7 @@ def _mean_call(prior: str | Prior) -> Method:
 
 
 def _posterior(
-    prior: str | Prior, num_samples: int | None, num_steps: int | None, seed: int
+    prior: AnyPrior, num_samples: int | None, num_steps: int | None, seed: int
 ) -> Method:
     samples = DEFAULT_SAMPLES if num_samples is None else num_samples
     steps = DEFAULT_STEPS if num_steps is None else num_steps
@@ -138,6 +194,7 @@ def _posterior(
             tilts,
             angles_deg,
             thickness=thickness,
+            sampler="posterior",
             num_samples=samples,
             num_steps=steps,
             key=seed,

@@ -1,5 +1,7 @@
 """Tables of an evaluation: rows of dicts in, Markdown and JSON out.
 
+The unit of every mean, error and comparison is the specimen: volumes of one specimen
+(blocks of it, or several noises) are averaged first, since they are not independent.
 The best value of a column is bold only if the paired bootstrap interval of its
 difference to the next method excludes zero. Baselines that win are printed like those
 that lose, and a failed reconstruction is counted in its cell.
@@ -13,37 +15,28 @@ from typing import Any
 import numpy as np
 
 from temdiff_jax import types
-from temdiff_jax.evaluation import metrics, protocol
+from temdiff_jax.evaluation import metrics, protocol, quantities
 
 # With n pairs all differences have one sign by chance with probability 2^(1 - n), and
 # then every bootstrap interval excludes zero: below 6 pairs that is more than 5 %.
 MIN_PAIRS = 6
 
 T1_METRICS = ("rmse", "psnr", "ssim")
-T2_METRICS = ("e_in", "e_out", "ssim_xy", "ssim_xz", "ssim_yz")
-_HIGHER_IS_BETTER = {"psnr", "ssim", "ssim_xy", "ssim_xz", "ssim_yz", "fsc_half"}
-_LABELS = {
-    "rmse": ("RMSE", 4),
-    "nrmse": ("NRMSE", 4),
-    "psnr": ("PSNR", 2),
-    "ssim": ("SSIM", 3),
-    "ssim_xy": ("SSIM xy", 3),
-    "ssim_xz": ("SSIM xz", 3),
-    "ssim_yz": ("SSIM yz", 3),
-    "e_in": ("E_in", 3),
-    "e_out": ("E_out", 3),
-    "fsc_half": ("FSC 0.5", 3),
-}
+T2_METRICS = (
+    *("e_in", "e_out", "ssim_xy", "ssim_xz", "ssim_yz"),
+    *("depth_scale_error", "cone_ratio", "membrane_width", "membrane_depth"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One method, case and metric: mean and standard error over volumes.
+    """One method, case and metric: mean and standard error over specimens.
 
-    ``n`` counts the volumes in the mean, ``failed`` those without a finite
+    ``n`` counts the specimens in the mean, ``failed`` those without a finite
     reconstruction. ``mean`` is None without any value, ``standard_error`` with fewer
     than two. ``against`` names the next method of the best one in a column and
-    ``difference`` is their paired difference, best minus next.
+    ``difference`` is their paired difference, best minus next (of the distance to 1
+    where that is best).
     """
 
     method: str
@@ -60,47 +53,77 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Cells by method, case and metric, in the order in which the rows name them."""
+    """Cells by method, case and metric, in the order in which the rows name them.
+
+    ``costs`` holds, where asked for, network calls and wall seconds by method, as text.
+    """
 
     variant: str
     methods: tuple[str, ...]
     cases: tuple[str, ...]
     metrics: tuple[str, ...]
+    num_specimens: int
     num_volumes: int
     level: float
     cells: dict[tuple[str, str, str], Cell]
+    costs: dict[str, tuple[str, str]] | None = None
 
-    def markdown(self, title: str | None = None) -> str:
+    def markdown(
+        self, title: str | None = None, *, cases_are: str = "range/step in degrees"
+    ) -> str:
         """Render method x (case, metric) with a line that states the protocol."""
-        labels = [_LABELS[metric][0] for metric in self.metrics]
-        heads = [f"{case} {label}" for case in self.cases for label in labels]
         lines = [f"**{title}**", ""] if title else []
-        lines += _rule(["method", *heads])
+        lines += [*self.lines(), "", self.caption(cases_are)]
+        return "\n".join(lines) + "\n"
+
+    def only(self, metric: str) -> "Table":
+        """The columns of one metric."""
+        return dataclasses.replace(self, metrics=(metric,))
+
+    def lines(self) -> list[str]:
+        """The lines of the table itself."""
+        labels = [quantities.LABELS[metric][0] for metric in self.metrics]
+        heads = [f"{case} {label}" for case in self.cases for label in labels]
+        if self.costs is not None:
+            heads += ["network calls", "seconds"]
+        lines = rule(["method", *heads])
         for method in self.methods:
             texts = [
                 self._text(self.cells[method, case, metric])
                 for case in self.cases
                 for metric in self.metrics
             ]
-            lines.append(_line([method, *texts]))
+            texts += () if self.costs is None else self.costs[method]
+            lines.append(line([method, *texts]))
+        return lines
+
+    def caption(self, cases_are: str = "range/step in degrees") -> str:
+        """What the numbers are, over what, and when one is bold."""
         arrows = ", ".join(
-            f"{label} {'higher' if metric in _HIGHER_IS_BETTER else 'lower'}"
-            for label, metric in zip(labels, self.metrics, strict=True)
+            f"{quantities.LABELS[metric][0]} {quantities.better(metric)}"
+            for metric in self.metrics
         )
-        lines += [
-            "",
+        over = f"{self.num_volumes} volumes"
+        if self.num_specimens != self.num_volumes:
+            over = f"{self.num_specimens} specimens ({over})"
+        text = (
             f"Protocol {protocol.PROTOCOL}, variant {self.variant}: mean ± s.e. over "
-            f"{self.num_volumes} volumes; columns are range/step in degrees. Better "
+            f"{over}; columns are {cases_are}. Better "
             f"is: {arrows}. Bold: best, and the {100 * self.level:g} % paired "
             f"bootstrap interval against the next excludes zero ({MIN_PAIRS} or more "
-            "shared volumes).",
-        ]
-        return "\n".join(lines) + "\n"
+            "shared specimens)."
+        )
+        if self.costs is not None:
+            text += (
+                " Network calls and wall seconds of one run, from which all its "
+                "estimates come: median over volumes, smallest to largest over columns."
+            )
+        return text
 
     def _text(self, cell: Cell) -> str:
-        digits = _LABELS[cell.metric][1]
+        digits = quantities.LABELS[cell.metric][1]
         notes = [f"{cell.failed} failed"] if cell.failed else []
-        if 0 < cell.n and cell.n + cell.failed < self.num_volumes:
+        if 0 < cell.n and cell.n + cell.failed < self.num_specimens:
             notes.append(f"n={cell.n}")
         text = "–" if cell.mean is None else f"{cell.mean:.{digits}f}"
         if cell.standard_error is not None:
@@ -116,6 +139,7 @@ class Table:
             "variant": self.variant,
             "level": self.level,
             "min_pairs": MIN_PAIRS,
+            "num_specimens": self.num_specimens,
             "num_volumes": self.num_volumes,
             "methods": list(self.methods),
             "cases": list(self.cases),
@@ -127,6 +151,7 @@ class Table:
                 }
                 for cell in self.cells.values()
             ],
+            "costs": self.costs,
         }
 
 
@@ -137,6 +162,7 @@ def accuracy_table(
     variant: str = "matched",
     level: float = 0.95,
     seed: int = 0,
+    costs: bool = False,
 ) -> Table:
     """Aggregate rows of `protocol.evaluate` to mean, standard error and bold marks.
 
@@ -147,6 +173,7 @@ def accuracy_table(
         variant: ``"raw"``, ``"matched"`` or ``"gauge"``.
         level: coverage of the interval that decides what is bold.
         seed: seed of the bootstrap.
+        costs: whether network calls and wall seconds make the last two columns.
 
     Returns:
         A table; `Table.markdown` and `Table.to_dict` render it.
@@ -155,33 +182,64 @@ def accuracy_table(
         types.InputError: no rows, a repeated one, another protocol, an unknown metric
             or variant.
     """
-    rows = _checked(rows, columns, variant)
+    rows = checked(rows, columns, variant)
     methods = tuple(dict.fromkeys(row["method"] for row in rows))
     cases = tuple(dict.fromkeys(row["case"] for row in rows))
-    values: dict[tuple[str, str], dict[str, protocol.Row]] = {}
+    values: dict[tuple[str, str], list[protocol.Row]] = {}
     for row in rows:
-        values.setdefault((row["method"], row["case"]), {})[row["volume"]] = row
+        values.setdefault((row["method"], row["case"]), []).append(row)
     cells = {}
     for case in cases:
         for metric in columns:
             column = [
-                _cell(method, case, metric, variant, values.get((method, case), {}))
+                _cell(method, case, metric, variant, values.get((method, case), []))
                 for method in methods
             ]
             for cell in _marked(column, level, seed):
                 cells[cell.method, case, metric] = cell
-    volumes = len({row["volume"] for row in rows})
-    return Table(variant, methods, cases, tuple(columns), volumes, level, cells)
+    return Table(
+        variant,
+        methods,
+        cases,
+        tuple(columns),
+        len({quantities.specimen(row) for row in rows}),
+        len({row["volume"] for row in rows}),
+        level,
+        cells,
+        _costs(rows, methods) if costs else None,
+    )
 
 
-def t1(rows: Iterable[protocol.Row], *, variant: str = "matched") -> Table:
+def t1(
+    rows: Iterable[protocol.Row], *, variant: str = "matched", costs: bool = False
+) -> Table:
     """Table T1, accuracy: RMSE, PSNR and SSIM of every method and case."""
-    return accuracy_table(rows, T1_METRICS, variant=variant)
+    return accuracy_table(rows, T1_METRICS, variant=variant, costs=costs)
 
 
 def t2(rows: Iterable[protocol.Row], *, variant: str = "matched") -> Table:
-    """Table T2, where it hurts: wedge-split errors and SSIM per plane."""
+    """Table T2, where it hurts: wedge-split errors, SSIM per plane, depth, cones."""
     return accuracy_table(rows, T2_METRICS, variant=variant)
+
+
+def _costs(
+    rows: Iterable[protocol.Row], methods: Sequence[str]
+) -> dict[str, tuple[str, str]]:
+    """Calls and seconds by method: medians over volumes, as a range over cases."""
+    found: dict[str, tuple[str, str]] = {}
+    rows = list(rows)
+    for method in methods:
+        texts = []
+        for field in ("calls", "seconds"):
+            by_case: dict[str, list[float]] = {}
+            for row in rows:
+                if row["method"] == method and row.get(field) is not None:
+                    by_case.setdefault(row["case"], []).append(float(row[field]))
+            medians = [float(np.median(numbers)) for numbers in by_case.values()]
+            ends = (min(medians), max(medians)) if medians else ()
+            texts.append("–".join(dict.fromkeys(f"{end:.3g}" for end in ends)) or "–")
+        found[method] = (texts[0], texts[1])
+    return found
 
 
 def seconds_table(rows: Iterable[protocol.Row]) -> tuple[str, dict[str, Any]]:
@@ -190,14 +248,14 @@ def seconds_table(rows: Iterable[protocol.Row]) -> tuple[str, dict[str, Any]]:
     The median over volumes leaves compilation out as soon as there are three; the
     longest run beside it usually holds it. Estimates of one run share its time.
     """
-    rows = _checked(rows, (), "raw")
+    rows = checked(rows, (), "raw")
     times: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:
         per_volume = times.setdefault((row["run"], row["case"]), {})
         per_volume[row["volume"]] = float(row["seconds"])
     runs = list(dict.fromkeys(run for run, _ in times))
     cases = list(dict.fromkeys(case for _, case in times))
-    lines = _rule(["method", *(f"{case} s" for case in cases)])
+    lines = rule(["method", *(f"{case} s" for case in cases)])
     cells = []
     for run in runs:
         texts = []
@@ -217,20 +275,26 @@ def seconds_table(rows: Iterable[protocol.Row]) -> tuple[str, dict[str, Any]]:
                     "n": len(seconds),
                 }
             )
-        lines.append(_line([run, *texts]))
+        lines.append(line([run, *texts]))
     lines += ["", "Wall seconds a volume: median (longest, compilation included)."]
     return "\n".join(lines) + "\n", {"methods": runs, "cases": cases, "cells": cells}
 
 
-def _checked(
+def checked(
     rows: Iterable[protocol.Row], columns: Sequence[str], variant: str
 ) -> list[protocol.Row]:
+    """Rows of one table.
+
+    Raises:
+        types.InputError: as `accuracy_table`.
+    """
     kept = list(rows)
-    unknown = [name for name in columns if name not in _LABELS]
+    unknown = [name for name in columns if name not in quantities.LABELS]
     if unknown or variant not in protocol.VARIANTS:
         raise types.InputError(
-            f"table is undefined: expected metrics among {sorted(_LABELS)} and a "
-            f"variant among {list(protocol.VARIANTS)}, got {unknown or variant!r}; "
+            "table is undefined: expected metrics among "
+            f"{sorted(quantities.LABELS)} and a variant among "
+            f"{list(protocol.VARIANTS)}, got {unknown or variant!r}; "
             "correct the name"
         )
     if not kept:
@@ -252,23 +316,18 @@ def _checked(
 
 
 def _cell(
-    method: str,
-    case: str,
-    metric: str,
-    variant: str,
-    by_volume: dict[str, protocol.Row],
+    method: str, case: str, metric: str, variant: str, rows: Sequence[protocol.Row]
 ) -> tuple[Cell, dict[str, float]]:
-    """Mean and error of one cell, with the values by volume for the pairing."""
-    failed = sum(row["failed"] is not None for row in by_volume.values())
-    found = {
-        volume: float(row[variant][metric])
-        for volume, row in by_volume.items()
-        if row["failed"] is None and row[variant][metric] is not None
-    }
+    """Mean and error of one cell, with the values by specimen for the pairing."""
+    failed = len(
+        {quantities.specimen(row) for row in rows if row["failed"] is not None}
+    )
+    found = quantities.by_specimen(rows, metric, variant)
     data = np.array(list(found.values()))
     mean = float(data.mean()) if data.size else None
     error = float(data.std(ddof=1) / np.sqrt(data.size)) if data.size > 1 else None
-    return Cell(method, case, metric, mean, error, data.size, failed), found
+    ranks = {name: quantities.rank(metric, number) for name, number in found.items()}
+    return Cell(method, case, metric, mean, error, data.size, failed), ranks
 
 
 def _marked(
@@ -276,26 +335,26 @@ def _marked(
 ) -> list[Cell]:
     """Compare the best of a column with the next and mark it if they differ.
 
-    A method that failed on a volume, or was not run on all of them, cannot be best
-    or next: its mean is over easier volumes than the others'.
+    A method that failed on a specimen, or was not run on all of them, cannot be best
+    or next: its mean is over easier ones than the others'.
     """
     cells = [cell for cell, _ in column]
     full = max(cell.n for cell in cells)
     ranked = [
-        (cell.mean, cell, found)
+        (float(np.mean(list(found.values()))), cell, found)
         for cell, found in column
         if cell.mean is not None and cell.n == full and not cell.failed
     ]
-    higher = cells[0].metric in _HIGHER_IS_BETTER
+    higher = cells[0].metric in quantities.HIGHER_IS_BETTER
     ranked.sort(key=lambda item: item[0], reverse=higher)
     if len(ranked) < 2:
         return cells
     (_, best, a), (_, following, b) = ranked[:2]
-    shared = [volume for volume in a if volume in b]
+    shared = [name for name in a if name in b]
     if len(shared) < 2:
         return cells
     interval = metrics.paired_bootstrap(
-        [a[volume] - b[volume] for volume in shared], seed, level=level
+        [a[name] - b[name] for name in shared], seed, level=level
     )
     right_side = interval.low > 0.0 if higher else interval.high < 0.0
     marked = dataclasses.replace(
@@ -307,13 +366,15 @@ def _marked(
     return [marked if cell is best else cell for cell in cells]
 
 
-def _line(texts: Sequence[str]) -> str:
+def line(texts: Sequence[str]) -> str:
+    """One row of a Markdown table."""
     # A bar inside a name would open a new column.
     return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
 
-def _rule(heads: Sequence[str]) -> list[str]:
-    return [_line(heads), "|" + "---|" * len(heads)]
+def rule(heads: Sequence[str]) -> list[str]:
+    """Head of a Markdown table and the rule below it."""
+    return [line(heads), "|" + "---|" * len(heads)]
 
 
 def to_json(table: Table) -> str:

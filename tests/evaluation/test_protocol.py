@@ -100,6 +100,31 @@ def test_blur_along_the_beam_hurts_the_wedge_and_the_xz_slices():
     assert matched["ssim_xy"] > matched["ssim_yz"]
 
 
+def test_cones_and_membranes_are_scored_in_every_variant():
+    z, y, x = np.meshgrid(*(np.arange(n) for n in (40, 24, 24)), indexing="ij")
+    noise = np.random.default_rng(0).normal(size=z.shape)
+    truth = np.exp(-0.5 * ((z - 20 - 0.1 * x) / 1.5) ** 2) + 0.05 * noise
+    blurred = ndimage.gaussian_filter1d(truth, 2.0, axis=0)
+    noisy = 2.0 * blurred + 0.05 * np.random.default_rng(1).normal(size=z.shape) - 1.0
+    row = protocol.score(noisy, truth, [-5.0, 0.0, 5.0])
+    assert row["membrane"]["sites"] > 100
+    assert row["membrane"]["width"] == pytest.approx(3.6, abs=0.3)
+    raw, matched = row["raw"], row["matched"]
+    # Sigma 2.5 instead of 1.5; the contrast falls with it and the gain restores some.
+    assert matched["membrane_width"] == pytest.approx(2.5 / 1.5, rel=0.1)
+    assert raw["membrane_width"] == pytest.approx(matched["membrane_width"])
+    assert raw["membrane_depth"] == pytest.approx(2 * 0.6, rel=0.1)
+    gain = matched["membrane_depth"] / raw["membrane_depth"]
+    assert gain == pytest.approx(row["gain"])
+    assert raw["cone_ratio"] == matched["cone_ratio"] < 0.8
+    shells = row["shells"]
+    assert len(shells["fsc_z"]) == len(shells["frequency"])
+    assert np.nanmean(shells["fsc_x"][3:]) > np.nanmean(shells["fsc_z"][3:]) + 0.2
+    perfect = protocol.score(truth, truth, [-5.0, 0.0, 5.0])["gauge"]
+    ratios = [perfect[m] for m in ("cone_ratio", "membrane_width", "membrane_depth")]
+    assert ratios == [pytest.approx(1.0)] * 3
+
+
 def test_default_mask_is_what_all_views_see_and_its_share_is_reported():
     truth = block(6)
     angles = protocol.Case(60, 3).angles_deg
@@ -175,6 +200,44 @@ def test_interrupted_file_continues_where_it_stopped(tmp_path):
     # The orphan of the interrupted run is still in the file and counts no more.
     assert results.read_rows(path) == rows
     assert Bench().run(results_path=path) == rows
+
+
+class Told:
+    """A method that carries its costs and settings."""
+
+    def __init__(self, bench, settings):
+        self.function, self.settings, self.calls = bench.flat, settings, 0
+
+    def pairs(self, angles_deg):
+        return 2 * len(angles_deg)
+
+    def __call__(self, *args):
+        self.calls += 5
+        return self.function(*args)
+
+
+def test_costs_and_settings_of_a_method_are_in_its_rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    bench, case = Bench(), [protocol.Case(5, 1)]
+
+    def run(settings, about=None):
+        return protocol.evaluate(
+            {"a": bench.volumes["a"]},
+            case,
+            {"told": Told(bench, settings), "flat": bench.flat},
+            bench.simulate,
+            results_path=path,
+            about=about,
+        )
+
+    about = {"a": {"specimen": "s", "tissue": "t"}}
+    told, flat = run({"steps": 8}, about)
+    assert (told["calls"], told["pairs"], told["settings"]) == (5, 22, {"steps": 8})
+    assert told["specimen"] == flat["specimen"] == "s" and flat["tissue"] == "t"
+    assert not {"calls", "pairs", "settings"} & set(flat)
+    assert run({"steps": 8}) == [told, flat]
+    with pytest.raises(types.InputError, match="expected settings {'steps': 9}"):
+        run({"steps": 9})
 
 
 def test_rows_before_a_crash_are_kept(tmp_path):

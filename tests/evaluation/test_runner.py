@@ -30,6 +30,7 @@ def ideal():
     )
 
 
+@pytest.mark.slow
 def test_tilts_have_the_shape_of_the_field_of_view(truth):
     tilts = runner.simulate_case(truth, ANGLES, 0)
     assert tilts.shape == (5, 9, 12) and tilts.dtype == np.float32
@@ -113,3 +114,51 @@ def test_posterior_passes_its_options_on_and_names_its_rows(monkeypatch):
     assert (posterior["num_samples"], posterior["num_steps"]) == (3, 7)
     assert posterior["key"] == 5 and posterior["prior"] == mean["prior"] == "other"
     assert mean["sampler"] == "mean" and posterior["thickness"] == 8
+
+
+@pytest.mark.parametrize("name", ["regression", "dolce", "diffusion_mbir_fast"])
+def test_a_method_without_its_weights_is_refused_in_one_line(name):
+    message = f"expected a prior for '{name}', got none.*{name}=FILE"
+    with pytest.raises(InputError, match=message) as caught:
+        runner.standard_methods(["fbp", name])
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_reach_the_methods_that_they_are_named_for(monkeypatch):
+    asked = []
+
+    def reconstruct(tilts, angles, **options):
+        asked.append(options)
+        return np.zeros(SHAPE, np.float32)
+
+    monkeypatch.setattr(runner.rivals, "reconstruct", reconstruct)
+    names = ["dolce", "dolce_fast", "diffusion_mbir", "dds_3d", "dds"]
+    methods = runner.standard_methods(
+        names, num_steps=7, seed=5, priors={"dolce": "a", "diffusion_mbir": "b"}
+    )
+    for method in methods.values():
+        assert method(None, ANGLES, 8).shape == SHAPE
+    assert [options["prior"] for options in asked] == ["a", "a", "b", "b", "default"]
+    assert all(options["seed"] == 5 for options in asked)
+    # The number of steps is that of "posterior"; rivals have their own.
+    assert [options["settings"].num_steps for options in asked] == [
+        40,
+        20,
+        2000,
+        50,
+        50,
+    ]
+    assert [methods[n].calls for n in names] == [320, 80, 4000, 50, 50]
+
+
+def test_regression_is_the_one_call_estimate_of_its_own_weights(monkeypatch):
+    asked = []
+
+    def reconstruct(tilts, angles, **options):
+        asked.append(options)
+        return dataclasses.make_dataclass("Fake", ["mean"])(np.zeros(SHAPE))
+
+    monkeypatch.setattr(runner, "reconstruct", reconstruct)
+    methods = runner.standard_methods(["regression"], priors={"regression": "own"})
+    assert methods["regression"](None, ANGLES, 8).shape == SHAPE
+    assert asked[0]["sampler"] == "mean" and asked[0]["prior"] == "own"

@@ -177,6 +177,59 @@ def test_seconds_take_the_median_once_per_run():
     }
 
 
+def test_volumes_of_one_specimen_are_one_number():
+    rows = rows_of("sirt", [20.0, 22.0, 30.0])
+    rows = [r | {"specimen": s} for r, s in zip(rows, "aab", strict=True)]
+    table = tables.t1(rows)
+    got = table.cells["sirt", "10/1", "psnr"]
+    assert (got.n, got.mean) == (2, pytest.approx(25.5))
+    assert got.standard_error == pytest.approx(4.5)
+    assert "over 2 specimens (3 volumes)" in table.markdown()
+
+
+def test_many_blocks_of_few_specimens_are_never_bold():
+    rows = rows_of("sirt", BASE) + rows_of("ours", BASE + 1)
+    few = [r | {"specimen": f"s{int(r['volume'][1:]) % 5}"} for r in rows]
+    assert cell(rows, "ours").bold and not cell(few, "ours").bold
+    assert cell(few, "ours").difference.n == 5
+
+
+def test_calls_and_seconds_make_the_last_columns():
+    rows = []
+    for case, seconds in (("10/1", (1.0, 3.0, 90.0)), ("60/3", (7.0, 7.0, 8.0))):
+        for i, wall in enumerate(seconds):
+            rows.append(row("ours", f"v{i}", 20.0, case=case, seconds=wall))
+            rows[-1]["calls"] = 64
+    rows += rows_of("old", [20.0] * 3)
+    table = tables.t1(rows, costs=True)
+    lines = table.only("psnr").lines()
+    assert lines[0].endswith("| 60/3 PSNR | network calls | seconds |")
+    assert lines[2].endswith("| 64 | 3–7 |")
+    assert lines[3].endswith("| – | 1 |")
+    assert table.to_dict()["costs"]["ours"] == ("64", "3–7")
+    assert "network calls" not in tables.t1(rows).markdown()
+
+
+def test_scores_that_older_rows_lack_are_gaps():
+    rows = rows_of("ours", BASE)
+    table = tables.accuracy_table(rows, ("psnr", "cone_ratio"))
+    assert table.cells["ours", "10/1", "cone_ratio"].mean is None
+    assert table.lines()[-1].endswith("| – |")
+
+
+def test_membranes_are_best_at_one_and_depth_errors_at_zero():
+    rows = []
+    for method, width, scale in (("wide", 1.5, 1.2), ("near", 0.9, 0.95)):
+        for r in rows_of(method, BASE):
+            r["matched"] = r["matched"] | {"membrane_width": width}
+            rows.append(r | {"depth_scale": scale})
+    table = tables.accuracy_table(rows, ("membrane_width", "depth_scale_error"))
+    for metric, difference in (("membrane_width", -0.4), ("depth_scale_error", -0.15)):
+        best = table.cells["near", "10/1", metric]
+        assert best.bold and best.difference.mean == pytest.approx(difference)
+    assert "membrane width nearer to 1" in table.caption()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

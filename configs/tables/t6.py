@@ -1,0 +1,26 @@
+"""Table T6: cost, seconds, memory, network calls and projector pairs.
+
+Command:
+    python -m launch.evaluate --config=configs/tables/t6.py --data_dir=DATA \\
+        --out=runs/tables
+
+Each line is measured in a process of its own on one block of 128^3 voxels; the machine
+should do nothing else meanwhile.
+"""
+
+from configs.tables import t1
+from temdiff_jax.evaluation.plan import TablePlan
+
+
+def get_config() -> TablePlan:
+    """The table."""
+    return TablePlan(
+        name="t6",
+        title="T6: cost",
+        kind="cost",
+        volumes=t1.FIB25[:1],
+        cases=("10/1", "40/2"),
+        runs=t1.RUNS,
+        crop=128,
+        repeats=2,
+    )
