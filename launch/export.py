@@ -3,6 +3,11 @@
     python -m launch.export --workdir=runs/default --out=default.safetensors \\
         --name=default-v1
 
+The weights are the running average of training, or, of a run with
+``optim.average_lengths``, an average of any other length:
+
+    python -m launch.export ... --ema=0.08
+
 A prior that ships with the package is also pinned:
 
     python -m launch.export ... --out=temdiff_jax/priors/default/default.safetensors \\
@@ -11,11 +16,13 @@ A prior that ships with the package is also pinned:
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -23,16 +30,22 @@ from absl import app, flags
 from temdiff_jax.io import write
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import save_prior
+from temdiff_jax.training import averages
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import OptimConfig
 from temdiff_jax.training.step import init_state
 from temdiff_jax.types import InputError
+
+TARGETS = {"residual": "residual around the quadratic estimate", "volume": "volume"}
 
 
 def define_flags() -> None:
     """Defines the flags; not on import, so that programs can be imported together."""
     flags.DEFINE_string("workdir", None, "Folder of the training run.")
     flags.DEFINE_integer("step", None, "Checkpoint; default the newest.")
+    flags.DEFINE_float(
+        "ema", None, "Average of this relative length; default that of training."
+    )
     flags.DEFINE_string("out", None, "Target, .safetensors.")
     flags.DEFINE_string("name", "default-v1", "Name in the card.")
     flags.DEFINE_string("card", "configs/default_card.json", "Fields to add.")
@@ -45,7 +58,14 @@ def _tuples(values: dict) -> dict:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def export(workdir: str, step: int | None, out: Path, name: str, extra: dict) -> dict:
+def export(
+    workdir: str,
+    step: int | None,
+    out: Path,
+    name: str,
+    extra: dict,
+    ema: float | None = None,
+) -> dict:
     """Writes the averaged weights of a checkpoint and their card.
 
     Args:
@@ -54,6 +74,8 @@ def export(workdir: str, step: int | None, out: Path, name: str, extra: dict) ->
       out: ``.safetensors`` target.
       name: Name written into the card.
       extra: Further fields of the card (data, licences, metrics, scores).
+      ema: Relative length of the average, see ``training.averages``; None for the
+        running average.
 
     Returns:
       The card.
@@ -74,28 +96,40 @@ def export(workdir: str, step: int | None, out: Path, name: str, extra: dict) ->
     step = steps[-1] if step is None else step
     meta = checkpoints.meta(step)
     config = meta["config"]
-    network = make_network(NetworkConfig(**_tuples(config["network"])))
+    # How it was computed in training is not how it must be computed later.
+    shape = NetworkConfig(**_tuples(config["network"])).architecture
+    network = make_network(shape)
     optim = OptimConfig(**_tuples(config["optim"]))
     fresh = functools.partial(init_state, network=network, config=optim)
     state = checkpoints.restore(step, jax.eval_shape(fresh, jax.random.key(0)))
     checkpoints.close()
+    params = state.ema_params
+    if ema is not None:
+        params = averages.reconstruct(Path(workdir) / "averages", ema, step)
+    card = make_card(meta, shape, int(step), ema) | {"name": name} | extra
+    return save_prior(out, params, card, overwrite=True)
+
+
+def make_card(
+    meta: dict, shape: NetworkConfig, step: int, ema: float | None
+) -> dict[str, Any]:
+    """What a checkpoint says of itself, for the card."""
+    config = meta["config"]
     ranges = [s["half_range_deg"] for s in config["data"]["scenarios"]]
-    card = {
-        "name": name,
-        "parameterisation": "residual around the quadratic estimate, EDM, sigma_data 1",
-        "network": config["network"],
+    return {
+        "parameterisation": f"{TARGETS[shape.target]}, EDM, sigma_data 1",
+        "network": dataclasses.asdict(shape),
         "residual_scale": meta["residual_scale"],
         "half_range_deg": [min(r[0] for r in ranges), max(r[1] for r in ranges)],
-        "steps": int(step),
+        "steps": step,
         "seed": config["seed"],
         "optim": config["optim"],
+        "ema_length": ema,
         "data": config["data"],
-        "conditional": True,
+        "conditional": shape.conditional,
         "condition_dropout": config["optim"]["drop_condition"],
         "interval_factors": None,
-        **extra,
     }
-    return save_prior(out, state.ema_params, card, overwrite=True)
 
 
 def read_card(path: Path) -> dict:
@@ -117,7 +151,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         extra = read_card(Path(given.card))
         out = Path(given.out)
-        card = export(given.workdir, given.step, out, given.name, extra)
+        card = export(given.workdir, given.step, out, given.name, extra, given.ema)
         print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, sha256 {card['sha256']}")
         if given.registry:
             path = Path(given.registry)

@@ -8,6 +8,9 @@ Example:
 SIGTERM or SIGUSR1: the step under way ends, the state is saved, exit code 0.  Exit
 code 1: training failed and says why; 2: the command or its data are wrong.  Several
 processes, Slurm, GKE and TPU pods: launch/README.md.
+
+Every validation draws slices of held-out blocks into WORKDIR/previews; --tensorboard
+writes the numbers of the log, and the slices, to WORKDIR/tensorboard.
 """
 
 from __future__ import annotations
@@ -21,15 +24,20 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import jax
+import numpy as np
 from absl import app, flags
 
+from temdiff_jax import telemetry
 from temdiff_jax.priors import load_prior
-from temdiff_jax.training import checkpoint, loop, signals
+from temdiff_jax.report import gallery
+from temdiff_jax.training import checkpoint, loop, meter, signals
+from temdiff_jax.training.config import TrainConfig
+from temdiff_jax.training.preview import Preview
 from temdiff_jax.types import InputError
 
 
@@ -42,6 +50,12 @@ def define_flags() -> None:
     flags.DEFINE_string("initial_prior", None, "Prior that a new run starts from.")
     flags.DEFINE_string("compile_cache", None, "Own folder for compiled code.")
     flags.DEFINE_float("max_minutes", None, "Save and stop after this.")
+    flags.DEFINE_bool(
+        "previews", True, "Draw held-out slices into WORKDIR/previews at validations."
+    )
+    flags.DEFINE_bool(
+        "tensorboard", False, "Curves in WORKDIR/tensorboard; needs tensorboardX."
+    )
     flags.DEFINE_string(
         "coordinator",
         None,
@@ -197,6 +211,70 @@ def _kinds(config, name: str) -> list[type]:
     return [typing.get_origin(kind) or kind for kind in kinds]
 
 
+def measure_peak(config: TrainConfig, log: Callable[[str], None]) -> float:
+    """Operations a second of a matrix product on all devices of the run."""
+    devices = config.mesh.batch * config.mesh.slabs
+    peak = meter.product_peak(config.network.dtype)
+    log(
+        f"matrix product, {config.network.dtype}: {peak / meter.GB:.0f} GFLOP/s on one "
+        f"device, {devices} used"
+    )
+    return devices * peak
+
+
+class Observers:
+    """What is written besides the log; only the first process writes.
+
+    Args:
+      workdir: Folder of the run.
+      previews: Whether slices are drawn.
+      tensorboard: Whether event files are written.
+
+    Attributes:
+      record, show: For ``loop.train``; None where nothing is wanted.
+
+    Raises:
+      InputError: Event files are wanted, and tensorboardX is not installed.
+    """
+
+    def __init__(self, workdir: str, *, previews: bool, tensorboard: bool):
+        first = jax.process_index() == 0
+        self._folder = Path(workdir) / "previews" if previews and first else None
+        self._events = None
+        if tensorboard and first:
+            self._events = telemetry.EventFiles(Path(workdir) / "tensorboard")
+        self.record = self._events.scalars if self._events is not None else None
+        # The slices are computed by all processes together.
+        self.show = self._show if previews or tensorboard else None
+
+    def __enter__(self) -> Observers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def _show(self, step: int, previews: Sequence[Preview]) -> None:
+        rows = {
+            f"{index}: {preview.name}: truth, condition, estimate": preview[1:]
+            for index, preview in enumerate(previews)
+        }
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            gallery.write_gallery(
+                self._folder / f"step_{step:06d}.png",
+                rows,
+                title=f"slices (z upwards, x) at step {step}",
+                overwrite=True,
+            )
+        if self._events is not None:
+            sides = {
+                f"preview/{index}": np.concatenate(preview[1:], axis=1)
+                for index, preview in enumerate(previews)
+            }
+            self._events.pictures(step, sides)
+
+
 def main(argv: Sequence[str]) -> None:
     """Parses flags, resolves the configuration, trains."""
     if len(argv) > 1:
@@ -218,7 +296,12 @@ def main(argv: Sequence[str]) -> None:
         log(str(config))
         initial = load_prior(given.initial_prior) if given.initial_prior else None
         alone = jax.process_count() == 1
-        with signals.SignalWatch() if alone else signals.PreemptionWatch() as watch:
+        with (
+            signals.SignalWatch() if alone else signals.PreemptionWatch() as watch,
+            Observers(
+                given.workdir, previews=given.previews, tensorboard=given.tensorboard
+            ) as observers,
+        ):
             loop.train(
                 config,
                 data_dir=given.data_dir,
@@ -227,6 +310,9 @@ def main(argv: Sequence[str]) -> None:
                 max_minutes=given.max_minutes,
                 initial=initial,
                 should_stop=watch,
+                watch=loop.Watch(
+                    observers.record, observers.show, measure_peak(config, log)
+                ),
             )
     except InputError as error:
         fail(f"train: {error}", 2)

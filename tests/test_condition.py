@@ -75,6 +75,7 @@ def test_condition_has_no_unit(geometry, tilts, factor, density):
     )
 
 
+@pytest.mark.slow
 def test_dropping_a_tilt_equals_never_having_had_it(geometry, tilts):
     """Up to the scaling of weights, a zero in `valid` removes a tilt."""
     valid = jnp.asarray([1.0, 1.0, 0.0, 1.0, 1.0])

@@ -33,12 +33,13 @@ ALLOWED = {
     # the operator, and what is built on it alone
     "projector": GRID,
     "noise": CORE,
-    "condition": f"{CORE} noise baselines",
+    "condition": f"{CORE} noise baselines weighting",
     "intensity": BASE,
     "simulator": f"{CORE} noise config",
     "baselines": f"{CORE} noise",
-    "diffusion": CORE,
+    "diffusion": f"{CORE} io.write",
     "trust": f"{CORE} noise",
+    "weighting": CORE,
     "tiling": CORE,
     # the network: a denoiser reaches the sampler as a function, so neither of model
     # and diffusion sees the other
@@ -50,16 +51,21 @@ ALLOWED = {
     # where the parts meet
     "priors": f"{CORE} condition model io config",
     "posterior": f"{CORE} condition tiling diffusion model",
+    "entry": (
+        f"{CORE} arguments condition weighting intensity baselines io.tilt_series"
+    ),
     "reconstruction": (
-        f"{CORE} arguments noise condition intensity tiling baselines diffusion "
+        f"{CORE} arguments entry noise condition weighting baselines diffusion "
         "posterior model priors config io.tilt_series"
     ),
+    "rivals": f"{CORE} noise condition baselines diffusion posterior model priors",
     "training": (
         f"{CORE} noise condition simulator baselines diffusion model priors config io "
         "telemetry"
     ),
     "evaluation": (
-        f"{CORE} noise simulator baselines trust reconstruction priors config io"
+        f"{CORE} noise simulator baselines trust posterior reconstruction rivals "
+        "priors config io"
     ),
     "report": "types io.write",
 }
@@ -69,7 +75,7 @@ LIBRARY = " ".join(ALLOWED)
 ALLOWED |= {
     "__init__": LIBRARY,
     "cli": f"{LIBRARY} __init__",
-    "configs": "types config model simulator training",
+    "configs": "types config model simulator training evaluation",
     "launch": f"{LIBRARY} __init__ configs",
 }
 
@@ -82,6 +88,7 @@ CONFINED = {
     "mrcfile": ["io"],
     "orbax": ["training.checkpoint"],
     "rich": ["cli"],
+    "tensorboardX": ["telemetry"],
     "tensorstore": ["io"],
     "tifffile": ["io"],
     "typer": ["cli"],
@@ -254,7 +261,7 @@ PLANTED = [
     ("types", "import temdiff_jax.geometry", "types may not import geometry"),
     ("geometry", "from temdiff_jax.projector import project", "may not import proj"),
     ("projector.taps", "from temdiff_jax import simulator", "may not import simulator"),
-    ("model.unet3d", "from temdiff_jax.diffusion import sampler", "model may not"),
+    ("model.unet", "from temdiff_jax.diffusion import sampler", "model may not"),
     ("diffusion.sampler", "from temdiff_jax import model", "diffusion may not"),
     ("baselines.tikhonov", "import temdiff_jax.diffusion.linear", "baselines may not"),
     ("reconstruction", "from temdiff_jax.cli import main", "may not import cli"),
@@ -278,6 +285,7 @@ PLANTED = [
     ("training.loop", "import orbax.checkpoint as ocp", "training.checkpoint, not"),
     ("reconstruction", "from rich.progress import Progress", "rich belongs to cli"),
     ("launch.train", "import typer", "typer belongs to cli"),
+    ("training.loop", "import tensorboardX", "tensorboardX belongs to telemetry"),
     ("cli.main", "from absl import flags", "absl.flags belongs to launch"),
     ("telemetry", "from absl import app", "absl.app belongs to launch"),
     ("evaluation.tables", "import matplotlib.pyplot as plt", "belongs to report"),
@@ -309,7 +317,7 @@ INNOCENT = [
     ("geometry", "import jax\nfrom temdiff_jax.types import InputError"),
     ("projector.project", "from temdiff_jax.projector import taps"),
     ("baselines.tikhonov", "from temdiff_jax import layout, linear, projector"),
-    ("model.unet3d", "from flax import linen as nn"),
+    ("model.unet", "from flax import linen as nn"),
     ("training.checkpoint", "import orbax.checkpoint as ocp"),
     ("telemetry", "from absl import logging"),
     ("report.page", "from temdiff_jax.io import write\nimport matplotlib.style"),

@@ -119,7 +119,7 @@ class Checkpoints:
             self._orbax.save(
                 target,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state._asdict()),
+                    state=ocp.args.StandardSave(_held(state)),
                     meta=ocp.args.JsonSave(meta),
                 ),
             )
@@ -186,14 +186,14 @@ class Checkpoints:
                 f"checkpoint {step}: {problem}; choose a valid one of the steps "
                 f"{self._committed()}"
             )
-        abstract = jax.tree.map(_abstract, like._asdict())
+        abstract = jax.tree.map(_abstract, _held(like))
         target = self._folder / str(step)
         stored = self._orbax.metadata(target).item_metadata["state"]
         _compare(abstract, stored)
         restored = self._orbax.restore(
             target, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         )
-        return TrainState(**restored["state"])
+        return like._replace(**restored["state"])
 
     def close(self) -> None:
         """Waits for the last save and releases the folder.
@@ -308,6 +308,15 @@ def _line(error: Exception) -> str:
     if len(line) > 200:  # the array store begins with paths and ends with the cause
         line = f"{line[:60]} ... {line[-120:]}"
     return f"{type(error).__name__}: {line}"
+
+
+def _held(state: TrainState) -> dict:
+    """The parts of a state that hold anything.
+
+    A part that a run does not use is left out, so that checkpoints written before
+    there was such a part stay readable.
+    """
+    return {name: part for name, part in state._asdict().items() if _leaves(part)}
 
 
 def _abstract(leaf) -> jax.ShapeDtypeStruct:

@@ -22,8 +22,8 @@ MISSING_DEVIATION = 0.1
 MISSING_SHARE = 0.25
 SATURATED_SHARE = 0.05
 # Neighbours are apart where 1 - correlation is this many times what is usual within
-# `BASELINE_SLICES` and this much above it: no slice of the intact blocks in docs/data.md
-# is, and several of the badly registered one.
+# `BASELINE_SLICES` and this much above it: no slice of the intact blocks in
+# docs/data.md is, and several of the badly registered one.
 APART_RATIO = 2.0
 APART_DROP = 0.05
 BASELINE_SLICES = 21
@@ -35,8 +35,8 @@ JUMP_RATIO = 4.0
 # this many times that between neighbouring pixels.
 SHAKY_RATIO = 2.0
 NEARLY_CUBIC = 1.25
-# Between these scores, on either side of zero, the polarity is not judged: volumes whose
-# stain is dark score on both sides of zero (docs/data.md).
+# Between these scores, on either side of zero, the polarity is not judged: volumes
+# whose stain is dark score on both sides of zero (docs/data.md).
 POLARITY_UNSURE = 0.1
 
 _WINDOW = 1024  # pixels along each axis in which slices are correlated

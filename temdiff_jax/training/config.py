@@ -105,6 +105,10 @@ class OptimConfig:
         ``batch * accumulate`` crops in the memory of ``batch``.
       mean_fraction: Share of the batch trained as the conditional mean.
       drop_condition: Share of the batch trained without its condition.
+      noise: Distribution of the noise levels, a name in ``schedule.TRAINING_NOISE``.
+      average_lengths: Relative widths of further averages of the weights, two of which
+        allow to choose any other after the training, see ``averages``.
+      average_every: Steps between snapshots of them.
     """
 
     optimiser: str = "muon"
@@ -118,6 +122,9 @@ class OptimConfig:
     accumulate: int = 1
     mean_fraction: float = 0.75
     drop_condition: float = 0.08
+    noise: str = "log_normal"
+    average_lengths: tuple[float, ...] = ()
+    average_every: int = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,14 +8,17 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from temdiff_jax import condition, parallel
 from temdiff_jax.model import make_network
 from temdiff_jax.priors import Prior
+from temdiff_jax.training import averages, flops
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.data import (
@@ -26,13 +29,16 @@ from temdiff_jax.training.data import (
     cut_batch,
 )
 from temdiff_jax.training.meter import Meter
+from temdiff_jax.training.optimiser import learning_rate
 from temdiff_jax.training.placement import Placement, make_placement
+from temdiff_jax.training.preview import Preview, make_previewer
 from temdiff_jax.training.step import Metrics, TrainState, init_state
 from temdiff_jax.types import InputError
 
 VALIDATION_PHASE = 2**31 - 1
 MAX_BAD_STEPS = 20
 LOG_EVERY = 48
+ACCEPTED = Metrics._fields.index("accepted")
 
 
 def measure_residual_scale(blocks: list[Block]) -> condition.ResidualScale:
@@ -40,6 +46,25 @@ def measure_residual_scale(blocks: list[Block]) -> condition.ResidualScale:
     scales = [np.std(b.truth - b.estimate) for b in blocks]
     features = np.stack([b.features for b in blocks])
     return condition.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
+
+
+class Watch(NamedTuple):
+    """What a run hands out besides its log.
+
+    Attributes:
+      record: Receives the numbers of the periodic line and of the validation by name,
+        with the steps done: ``telemetry.EventFiles.scalars``, for example.
+      show: Receives, at every validation, a block of each scenario to look at.
+      peak_flops: Operations a second of all devices of the run; the periodic line then
+        says what it reaches of them, see ``meter.product_peak``.
+    """
+
+    record: Callable[[int, dict[str, float]], None] | None = None
+    show: Callable[[int, list[Preview]], None] | None = None
+    peak_flops: float | None = None
+
+
+NOBODY = Watch()
 
 
 class Diverged(RuntimeError):
@@ -55,6 +80,7 @@ def train(
     max_minutes: float | None = None,
     initial: Prior | None = None,
     should_stop: Callable[[int], str | None] | None = None,
+    watch: Watch = NOBODY,
 ) -> TrainState:
     """Trains, or goes on training, until ``optim.num_steps``.
 
@@ -69,6 +95,7 @@ def train(
       max_minutes: Save and stop after this long.
       initial: Released prior whose weights and residual scale a new run starts from.
       should_stop: ``steps done -> why to save and stop now, or None``; see ``signals``.
+      watch: Who sees more of the run than the log.
 
     Returns:
       The last state.
@@ -84,21 +111,23 @@ def train(
         contextlib.closing(_phases(config, data_dir)) as blocks_of,
         Checkpoints(folder, keep=keep, log=log) as checkpoints,
     ):
-        validation = _validation_batches(config, data_dir)
+        inspect = _Inspection(config, place, data_dir, watch)
         state, scale = _begin(config, place, blocks_of, checkpoints, log, initial)
         key, scale_there = place.key(config.seed + 1), place.put_scale(scale)
-        journal = _Journal(config, log, started)
+        journal = _Journal(config, log, started, watch)
         for done in range(int(state.step) + 1, config.optim.num_steps + 1):
             batch = _batch(config, blocks_of, done - 1)
-            state, metrics = place.step(state, key, place.put_batch(batch), scale_there)
-            journal.note(done - 1, metrics, batch.truth.size)
+            given = (state, key, place.put_batch(batch), scale_there)
+            state = journal.step(place.step, given, done - 1, batch.truth.size)
             checkpoints.poll()
             asked = should_stop(done) if should_stop else None
             reason = asked or _out_of_time(started, max_minutes)
             stop = reason is not None or done == config.optim.num_steps
             # Whoever asks to stop does not wait for a validation.
             if (done % config.validate_every == 0 or stop) and asked is None:
-                log(_validate(state, validation, scale_there, place, config))
+                log(inspect(state, scale_there))
+            if done % config.optim.average_every == 0 or stop:
+                _save_averages(state, f"{workdir}/averages", done)
             if done % config.checkpoint_every == 0 or stop:
                 checkpoints.save(done, state, _meta(config, scale))
             if reason is not None:
@@ -106,6 +135,17 @@ def train(
                 log(f"{reason} at step {done}: saved")
                 break
     return state
+
+
+def _save_averages(state: TrainState, folder: str, done: int) -> None:
+    """A snapshot of the averages, if there are any; all processes call it."""
+    whole = state.averages
+    if not whole:
+        return
+    if jax.process_count() > 1:
+        whole = multihost_utils.process_allgather(whole, tiled=True)
+    if jax.process_index() == 0:
+        averages.save(folder, done, whole)
 
 
 def _place(config: TrainConfig) -> Placement:
@@ -160,32 +200,82 @@ class _Journal:
     """The periodic line, and the count of rejected batches in a row."""
 
     def __init__(
-        self, config: TrainConfig, log: Callable[[str], None], started: float
+        self,
+        config: TrainConfig,
+        log: Callable[[str], None],
+        started: float,
+        watch: Watch = NOBODY,
     ) -> None:
-        self._seed = config.seed
+        self._config = config
         self._log = log
+        self._record = watch.record
         self._started = started
-        self._meter = Meter()
+        self._meter = Meter(watch.peak_flops)
+        self._counts = watch.peak_flops is not None
+        self._counted: dict[tuple[int, ...], float] = {}
+        self._operations: float | None = None
         self._bad = 0
+
+    def step(self, run: Callable, given: tuple, number: int, voxels: int) -> TrainState:
+        """``run(*given)``, noted; its operations are counted once per shape."""
+        shape = given[2].truth.shape
+        if self._counts and shape not in self._counted:
+            self._counted[shape] = flops.count(run, *given)
+        self._operations = self._counted.get(shape)
+        state, metrics = run(*given)
+        self.note(number, metrics, voxels)
+        return state
 
     def note(self, step: int, metrics: Metrics, voxels: int) -> None:
         """One step's metrics; raises ``Diverged``, after a last line."""
         row = [float(m) for m in metrics]
-        self._meter.add(row, voxels)
+        self._meter.add(row, voxels, self._operations)
         done = step + 1
         self._bad = 0 if metrics.accepted else self._bad + 1
         if self._bad:
             self._log(
                 f"step {done} rejected: loss {row[0]} gradient {row[3]}, drawn from "
-                f"seed {self._seed} and step {step}"
+                f"seed {self._config.seed} and step {step}"
             )
         give_up = self._bad > MAX_BAD_STEPS
         if done % LOG_EVERY == 0 or give_up:
-            minutes = (time.monotonic() - self._started) / 60
-            line = _summary(done, self._meter.rows, minutes)
-            self._log(f"{line} {self._meter.usage()}")
+            self._tell(done)
         if give_up:
             raise Diverged(f"{self._bad} non-finite batches in a row at step {step}")
+
+    def _tell(self, done: int) -> None:
+        rows = self._meter.rows
+        minutes = (time.monotonic() - self._started) / 60
+        line, values = _summary(done, rows, minutes), _means(rows)
+        usage = self._meter.usage()
+        self._log(f"{line} {usage}")
+        if self._record is not None:
+            rate = float(learning_rate(self._config.optim)(done))
+            machine = {f"machine/{name}": v for name, v in usage.values().items()}
+            training = {f"training/{name}": v for name, v in values.items()}
+            self._record(done, training | {"training/learning_rate": rate} | machine)
+
+
+class _Inspection:
+    """The validation, and the slices that are shown with it."""
+
+    def __init__(
+        self, config: TrainConfig, place: Placement, data_dir: str, watch: Watch
+    ) -> None:
+        self._config = config
+        self._place = place
+        self._batches = _validation_batches(config, data_dir)
+        self._watch = watch
+        self._preview = make_previewer(place.network, place.put_central, config.data)
+
+    def __call__(self, state: TrainState, scale: condition.ResidualScale) -> str:
+        """The line of the validation."""
+        given = (state, self._batches, scale, self._place, self._config)
+        line = _validate(*given, self._watch.record)
+        if self._watch.show is not None:
+            found = self._preview(state.ema_params, self._batches, scale)
+            self._watch.show(int(state.step), found)
+        return line
 
 
 def _out_of_time(started: float, max_minutes: float | None) -> str | None:
@@ -210,7 +300,7 @@ def _begin(
     """
     latest = checkpoints.latest()
     if latest is None and initial is not None:
-        if initial.network.config != config.network:
+        if initial.network.config.architecture != config.network.architecture:
             raise InputError(
                 f"initial weights: expected the network {config.network}, got "
                 f"{initial.network.config}; use a configuration with that network"
@@ -250,13 +340,22 @@ def _batch(
     )
 
 
+def _means(history: list[list[float]]) -> dict[str, float]:
+    """Means of the metrics by name; rejected steps leave them, and are counted."""
+    accepted = [row for row in history if row[ACCEPTED]]
+    means = np.mean(accepted or history, axis=0)
+    values = dict(zip(Metrics._fields, map(float, means)))
+    del values["accepted"]
+    return values | {"rejected": float(len(history) - len(accepted))}
+
+
 def _summary(done: int, history: list[list[float]], minutes: float) -> str:
-    """One line about the steps since the last one; rejected ones leave the means."""
-    accepted = [row for row in history if row[-1]]
-    loss, mean, noisy, norm, _ = np.mean(accepted or history, axis=0)
+    """One line about the steps since the last one."""
+    means = _means(history)
     return (
-        f"step {done} loss {loss:.4f} mean {mean:.4f} noisy {noisy:.4f} grad "
-        f"{norm:.3f} rejected {len(history) - len(accepted)} minutes {minutes:.1f}"
+        f"step {done} loss {means['loss']:.4f} mean {means['loss_mean']:.4f} noisy "
+        f"{means['loss_noisy']:.4f} grad {means['grad_norm']:.3f} rejected "
+        f"{means['rejected']:.0f} minutes {minutes:.1f}"
     )
 
 
@@ -283,12 +382,17 @@ def _validate(
     scale: condition.ResidualScale,
     place: Placement,
     config: TrainConfig,
+    record: Callable[[int, dict[str, float]], None] | None = None,
 ) -> str:
+    """The line of a validation: the gain of each scenario, which is recorded too."""
     ratio = [
         float(np.asarray(place.ratio(state.ema_params, place.put_central(b), scale))[0])
         for b in batches
     ]
-    count = len(config.data.scenarios)
-    gains = [-10 * np.log10(np.mean(ratio[i::count])) for i in range(count)]
+    count, done = len(config.data.scenarios), int(state.step)
+    gains = [float(-10 * np.log10(np.mean(ratio[i::count]))) for i in range(count)]
+    if record is not None:
+        values = {f"validation/gain_db_{i}": gain for i, gain in enumerate(gains)}
+        record(done, values | {"validation/gain_db_mean": float(np.mean(gains))})
     text = " ".join(f"{g:+.2f}" for g in gains)
-    return f"validation step {int(state.step)}: gain of the mean call, dB: {text}"
+    return f"validation step {done}: gain of the mean call, dB: {text}"

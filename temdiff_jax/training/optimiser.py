@@ -10,6 +10,8 @@ update: Liu et al., arXiv:2502.16982.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -21,6 +23,8 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 NUM_ITERS = 5
 # Root mean square of an update per unit learning rate, that of Adam in practice.
 UPDATE_RMS = 0.2
+# Name of the parameters of the second head, see model/unet.py.
+VARIANCE_HEAD = "head_variance"
 
 
 def learning_rate(config: OptimConfig) -> optax.Schedule:
@@ -35,12 +39,23 @@ def learning_rate(config: OptimConfig) -> optax.Schedule:
     )
 
 
-def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
+def make_optimiser(
+    config: OptimConfig, *, variance_head: bool = False
+) -> optax.GradientTransformation:
     """``config.optimiser`` behind a clip of the global norm.
+
+    Args:
+      config: Names the rule.
+      variance_head: Whether there is a head for the variance.  It is then updated by
+        Adam behind a clip of its own, so that the rest does not feel its gradient.
 
     Raises:
       ValueError: An unknown ``config.optimiser``.
     """
+    if variance_head:
+        own = make_optimiser(dataclasses.replace(config, optimiser="adam"))
+        rest = make_optimiser(config)
+        return optax.partition({"variance": own, "rest": rest}, _parts)
     rate = learning_rate(config)
     adam = optax.adam(rate, b2=0.99)
     clip = optax.clip_by_global_norm(config.clip_norm)
@@ -71,6 +86,15 @@ def rules(params: dict) -> dict:
         return "adam" if leaf.ndim < 2 or outside else "muon"
 
     return jax.tree_util.tree_map_with_path(rule, params)
+
+
+def _parts(params: dict) -> dict:
+    return {
+        name: jax.tree.map(
+            lambda _, name=name: "variance" if name == VARIANCE_HEAD else "rest", tree
+        )
+        for name, tree in params.items()
+    }
 
 
 def orthogonalise(update: jax.Array) -> jax.Array:

@@ -13,58 +13,73 @@ import optax
 from temdiff_jax.condition import ResidualScale
 from temdiff_jax.diffusion import parameterisation, schedule
 from temdiff_jax.model import Condition, Network
+from temdiff_jax.training import averages
 from temdiff_jax.training.config import OptimConfig
 from temdiff_jax.training.data import Batch
 from temdiff_jax.training.optimiser import make_optimiser
 
 # Examples whose target is weaker than this are not weighted up further.
 MIN_POWER = 0.25
+# Noise level at which validation scores a network that sees no tilts.
+PRIOR_SIGMA = 1.0
 
 
 class TrainState(NamedTuple):
-    """What a checkpoint holds: plain trees only."""
+    """What a checkpoint holds: plain trees only.
+
+    ``averages`` are those of ``OptimConfig.average_lengths``, by name; mostly none.
+    """
 
     step: jax.Array
     params: dict
     ema_params: dict
     opt_state: optax.OptState
+    averages: dict[str, dict] | tuple[()] = ()
 
 
 class Metrics(NamedTuple):
-    """Scalars of one step."""
+    """Scalars of one step; ``loss_variance`` is 0 without a head for it."""
 
     loss: jax.Array
     loss_mean: jax.Array
     loss_noisy: jax.Array
     grad_norm: jax.Array
     accepted: jax.Array
+    loss_variance: jax.Array
 
 
 def init_state(key: jax.Array, network: Network, config: OptimConfig) -> TrainState:
     """Fresh parameters; the average starts as a copy of them."""
     params = network.init(key)
-    opt_state = make_optimiser(config).init(params)
+    opt_state = _optimiser(network, config).init(params)
     ema = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.int32(0), params, ema, opt_state)
+    further = averages.begin(params, config.average_lengths) or ()
+    return TrainState(jnp.int32(0), params, ema, opt_state, further)
+
+
+def _optimiser(network: Network, config: OptimConfig) -> optax.GradientTransformation:
+    return make_optimiser(config, variance_head=network.config.log_variance)
 
 
 def make_targets(
-    batch: Batch, scale: ResidualScale, present: jax.Array
+    batch: Batch, scale: ResidualScale, present: jax.Array, target: str = "residual"
 ) -> tuple[jax.Array, Condition]:
     """Unit-variance target and condition of each crop.
 
     With the condition: the residual ``(truth - estimate) / scale``.  Without it the
-    same network is asked for the volume itself, ``truth / sqrt(1 + scale^2)``.
+    same network is asked for the volume itself, ``truth / sqrt(1 + scale^2)``, and so
+    is always a network whose ``target`` is "volume".
     """
     sigma = scale(batch.features)[:, None, None, None]
     wide = present[:, None, None, None]
-    residual = (batch.truth - batch.estimate) / sigma
-    whole = batch.truth / jnp.sqrt(1.0 + sigma**2)
-    target = jnp.where(wide > 0, residual, whole)
+    clean = batch.truth / jnp.sqrt(1.0 + sigma**2)
+    if target == "residual":
+        residual = (batch.truth - batch.estimate) / sigma
+        clean = jnp.where(wide > 0, residual, clean)
     condition = Condition(
         batch.estimate * wide, batch.coverage * wide, batch.features, present
     )
-    return target, condition
+    return clean, condition
 
 
 class Draws(NamedTuple):
@@ -90,7 +105,7 @@ def draw(key: jax.Array, batch: Batch, config: OptimConfig) -> Draws:
     index = jnp.arange(size)
     is_mean = index < round(config.mean_fraction * size)
     drop = jax.random.bernoulli(keys[0], config.drop_condition, (size,)) & ~is_mean
-    sigma = schedule.training_sigma(keys[1], (size,))
+    sigma = schedule.training_noise(config.noise)(keys[1], (size,))
     sigma = jnp.where(is_mean, parameterisation.SIGMA_MEAN, sigma)
     noise = jax.random.normal(keys[2], batch.truth.shape)
     return Draws(drop, sigma, noise, is_mean)
@@ -98,17 +113,28 @@ def draw(key: jax.Array, batch: Batch, config: OptimConfig) -> Draws:
 
 def batch_losses(
     params: dict, batch: Batch, draws: Draws, network: Network, scale: ResidualScale
-) -> jax.Array:
-    """Losses of the crops, ``[b]``."""
-    target, condition = make_targets(batch, scale, 1.0 - draws.drop)
+) -> tuple[jax.Array, jax.Array]:
+    """Losses of the crops, and those of the variance (or zeros), ``[b]`` each."""
+    target, condition = make_targets(
+        batch, scale, 1.0 - draws.drop, network.config.target
+    )
+
+    def both(x, level):
+        assert network.apply_both is not None
+        return network.apply_both(params, x, level, condition)
 
     def apply(x, level):
         return network.apply(params, x, level, condition)
 
-    losses = parameterisation.loss_per_example(apply, target, draws.sigma, draws.noise)
+    given = (target, draws.sigma, draws.noise)
+    if network.config.log_variance:
+        losses, spread = parameterisation.losses_per_example(both, *given)
+    else:
+        losses = parameterisation.loss_per_example(apply, *given)
+        spread = jnp.zeros_like(losses)
     # Specimens that the scale fit misses must not dominate the gradient.
     power = jnp.mean(target**2, axis=(1, 2, 3))
-    return losses / jnp.maximum(power, MIN_POWER)
+    return losses / jnp.maximum(power, MIN_POWER), spread
 
 
 def gradients(
@@ -118,22 +144,28 @@ def gradients(
     scale: ResidualScale,
     network: Network,
     config: OptimConfig,
-) -> tuple[jax.Array, jax.Array, jax.Array, dict]:
-    """Mean loss, losses ``[b]``, which are of the mean ``[b]``, and gradients.
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array, dict]:
+    """Mean loss, losses of ``batch_losses``, which are of the mean ``[b]``, gradients.
 
+    The gradients are also those of the variance, whose head and the rest share none.
     With ``accumulate`` passes the crops go through the network in as many parts.  The
     draws are those of the whole batch, so the result does not depend on the parts.
     """
+
+    def total_loss(losses):
+        loss = jnp.mean(losses[0])
+        return loss + jnp.mean(losses[1]) if network.config.log_variance else loss
+
     if config.accumulate == 1:
 
         def objective(params):
             draws = draw(key, batch, config)
             losses = batch_losses(params, batch, draws, network, scale)
-            return jnp.mean(losses), (losses, draws.is_mean)
+            return total_loss(losses), (losses, draws.is_mean)
 
         grad = jax.value_and_grad(objective, has_aux=True)
-        (loss, (losses, is_mean)), grads = grad(params)
-        return loss, losses, is_mean, grads
+        (_, (losses, is_mean)), grads = grad(params)
+        return jnp.mean(losses[0]), losses, is_mean, grads
 
     draws = draw(key, batch, config)
     parts = jax.tree.map(
@@ -143,7 +175,7 @@ def gradients(
     def add(total, part):
         def objective(params):
             losses = batch_losses(params, *part, network, scale)
-            return jnp.mean(losses), losses
+            return total_loss(losses), losses
 
         grad = jax.grad(objective, has_aux=True)
         grads, losses = grad(params)
@@ -151,8 +183,9 @@ def gradients(
 
     total, losses = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
     grads = jax.tree.map(lambda leaf: leaf / config.accumulate, total)
-    losses = losses.T.reshape(-1)  # back in the order of the batch
-    return jnp.mean(losses), losses, draws.is_mean, grads
+    # Back in the order of the batch.
+    losses = jax.tree.map(lambda rows: rows.T.reshape(-1), losses)
+    return jnp.mean(losses[0]), losses, draws.is_mean, grads
 
 
 def _parts(array: jax.Array, count: int) -> jax.Array:
@@ -198,7 +231,7 @@ def advance(
     grads = share(grads)
     norm = optax.tree.norm(grads)
     accepted = jnp.isfinite(loss) & jnp.isfinite(norm)
-    optimiser = make_optimiser(config)
+    optimiser = _optimiser(network, config)
 
     def update(_):
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
@@ -214,14 +247,20 @@ def advance(
         return state.params, state.ema_params, state.opt_state
 
     params, ema, opt_state = jax.lax.cond(accepted, update, keep, None)
+    further = state.averages
+    if further:
+        further = averages.update(
+            further, params, state.step + 1, config.average_lengths
+        )
     metrics = Metrics(
         loss,
-        _masked_mean(losses, is_mean),
-        _masked_mean(losses, ~is_mean),
+        _masked_mean(losses[0], is_mean),
+        _masked_mean(losses[0], ~is_mean),
         norm,
         accepted,
+        jnp.mean(losses[1]),
     )
-    return TrainState(state.step + 1, params, ema, opt_state), metrics
+    return TrainState(state.step + 1, params, ema, opt_state, further), metrics
 
 
 # On one device; `placement` compiles the same function for a mesh.
@@ -232,20 +271,41 @@ def _masked_mean(values, mask):
     return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def ratio_of_mean(
+def best_guess(
     params: dict, batch: Batch, scale: ResidualScale, *, network: Network
-) -> jax.Array:
-    """``|truth - mean estimate|^2 / |truth - condition|^2`` of each crop, ``[b]``."""
-    size = batch.truth.shape[0]
-    target, condition = make_targets(batch, scale, jnp.ones(size))
-    sigma = jnp.full((size,), parameterisation.SIGMA_MEAN)
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What the network makes of crops, what was asked for, and what was known before.
+
+    Each ``[b, z, x, y]`` in the units of ``make_targets``.  The guess of a network that
+    learns volumes is that at the largest noise level.  An unconditional one has none:
+    its guess at ``PRIOR_SIGMA`` stands beside that of the best linear denoiser of white
+    data, ``x / (s^2 + 1)``.
+    """
+    size, config = batch.truth.shape[0], network.config
+    target, condition = make_targets(batch, scale, jnp.ones(size), config.target)
+    known = noisy = jnp.zeros_like(target)
+    sigma = parameterisation.SIGMA_MEAN
+    if config.target == "volume":
+        sigma = schedule.SIGMA_MAX if config.conditional else PRIOR_SIGMA
+        noisy = target + sigma * jax.random.normal(jax.random.key(0), target.shape)
+        unit = jnp.sqrt(1.0 + scale(batch.features) ** 2)[:, None, None, None]
+        shrunk = noisy / (sigma**2 + 1.0)
+        known = batch.estimate / unit if config.conditional else shrunk
 
     def apply(x, level):
         return network.apply(params, x, level, condition)
 
-    guess = parameterisation.denoise(apply, jnp.zeros_like(target), sigma)
+    guess = parameterisation.denoise(apply, noisy, jnp.full((size,), sigma))
+    return guess, target, known
+
+
+def ratio_of_mean(
+    params: dict, batch: Batch, scale: ResidualScale, *, network: Network
+) -> jax.Array:
+    """``|truth - guess|^2 / |truth - known|^2`` of each crop, ``[b]``; `best_guess`."""
+    guess, target, known = best_guess(params, batch, scale, network=network)
     axes = (1, 2, 3)
-    return jnp.sum((guess - target) ** 2, axes) / jnp.sum(target**2, axes)
+    return jnp.sum((guess - target) ** 2, axes) / jnp.sum((known - target) ** 2, axes)
 
 
 mean_ratio = jax.jit(ratio_of_mean, static_argnames=("network",))

@@ -51,6 +51,7 @@ def test_axes_and_signs(method, narrow):
     assert np.all(np.diff(rows) > 0)
 
 
+@pytest.mark.slow
 def test_the_slab_goes_on_outside_the_field_of_view():
     # A slab wider than the detector: without the margin its tilted views, which see
     # more of it, cannot be explained and the sides of the result rise.

@@ -49,6 +49,7 @@ def test_sart_sweeps_lower_the_residual(narrow):
     assert norms[-1] < 0.1 * norms[0]
 
 
+@pytest.mark.slow
 def test_the_truth_is_a_fixed_point(full):
     tilts, truth = core(full)
     order = farthest_first(full.angles)

@@ -53,6 +53,7 @@ def test_ball(radius):
     np.testing.assert_allclose(jnp.linalg.norm(inside, axis=0), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_penalty_it_is_least_squares(noisy):
     tilts, weight = normalised(noisy)
     volume = minimise(noisy, 0.0, 300)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +7,15 @@ import numpy as np
 import pytest
 
 from launch import benchmark_training, train
-from temdiff_jax.model import NetworkConfig, make_network
+from temdiff_jax import condition
+from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
 from temdiff_jax.training import optimiser
 from temdiff_jax.training.config import OptimConfig, TrainConfig
+from temdiff_jax.training.step import init_state
+from temdiff_jax.types import InputError
+
+# Compiles for tens of seconds.
+pytestmark = pytest.mark.slow
 
 TINY = NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4)
 
@@ -35,17 +42,88 @@ def test_optax_orthogonalises_the_same_kernels_alike():
         np.testing.assert_allclose(ours, theirs[index], atol=2e-2)
 
 
+def small(name="adam", **network):
+    config = dataclasses.replace(
+        TrainConfig(
+            network=dataclasses.replace(TINY, **network),
+            optim=OptimConfig(optimiser=name, batch=1),
+        ),
+    )
+    return train.override(config, "data.crop=8")
+
+
+def cells(line):
+    return line.strip("| ").split(" | ")
+
+
 @pytest.mark.parametrize("name", ["muon", "adam"])
 def test_row_names_what_was_timed(name):
-    config = dataclasses.replace(
-        TrainConfig(network=TINY, optim=OptimConfig(optimiser=name, batch=1)),
-    )
-    config = train.override(config, "data.crop=8")
-    cells = benchmark_training.measure(config, repeats=1).strip("| ").split(" | ")
-    assert len(cells) == len(benchmark_training.COLUMNS)
-    assert cells[0] == "8-8, (1, 1), 2" and cells[2] == name
-    assert float(cells[3]) > 0 and float(cells[4]) > 0
-    assert (cells[6] == "-") == (name == "adam")
+    row = cells(benchmark_training.measure(small(name), 1, 1e12))
+    assert len(row) == len(benchmark_training.COLUMNS)
+    assert row[0] == "8-8, (1, 1), 2" and row[2] == name
+    assert float(row[3]) > 0 and float(row[4]) > 0
+    assert (row[6] == "-") == (name == "adam")
+
+
+def test_rates_follow_from_the_time_and_the_peak():
+    timing = benchmark_training.Timing(0.5, 2e9)
+    row = cells(benchmark_training.row(small(), timing, 8e9, ", note"))
+    assert row[0].endswith(", note") and row[3] == "500"
+    voxels = benchmark_training.random_batch(small()).truth.size
+    assert row[4] == f"{voxels / 500:.0f}"
+    assert row[-3:] == ["2.0", "4.0", "0.500"]
+
+
+def test_native_convolutions_are_the_same_function_in_other_words():
+    """Traced inside: 3-D convolutions alone; outside: as before."""
+    config = small()
+    network = make_network(config.network)
+    state = init_state(jax.random.key(0), network, config.optim)
+    batch = benchmark_training.random_batch(config)
+    scale = condition.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES))
+    given = (state, jax.random.key(1), batch, scale)
+
+    def dimensions():
+        text = str(jax.make_jaxpr(benchmark_training.make_step(config))(*given))
+        found = text.count("lhs_spec=(0, 4, 1, 2, 3)")
+        return found, text.count("lhs_spec=(0, 3, 1, 2)")
+
+    usual = dimensions()
+    with benchmark_training.native_convolutions():
+        native = dimensions()
+        inside, _ = benchmark_training.make_step(config)(
+            jax.tree.map(jnp.copy, state), *given[1:]
+        )
+    assert usual[1] > 0 and native[0] > 0 and native[1] == 0
+    assert dimensions() == usual
+    outside, _ = benchmark_training.make_step(config)(*given)
+    for a, b in zip(jax.tree.leaves(inside.params), jax.tree.leaves(outside.params)):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_peer_is_given_the_weights_by_name_and_the_answer():
+    held = benchmark_training.torch_inputs(small(patch=4))
+    assert held["params/stem/kernel"].shape == (3 * 64, 8)
+    assert json.loads(str(held["config"])) == {
+        "groups": 4,
+        "patch": 4,
+        "blocks": [1, 1],
+    }
+    assert held["output"].shape == held["x"].shape and np.std(held["output"]) > 0.01
+    np.testing.assert_array_equal(held["scalars"][:, 1], 1.0)
+    with pytest.raises(InputError, match="patches of more than 2 voxels"):
+        benchmark_training.torch_inputs(small())
+
+
+def test_environment_without_the_peer_is_refused(tmp_path):
+    config = small(patch=4)
+    with pytest.raises(InputError, match="expected an interpreter with PyTorch"):
+        benchmark_training.time_torch(config, str(tmp_path / "python"), 1)
+    failing = tmp_path / "failing"
+    failing.write_text("#!/bin/sh\necho 'no module' >&2\nexit 1\n")
+    failing.chmod(0o755)
+    with pytest.raises(InputError, match="got exit code 1: no module; see third_party"):
+        benchmark_training.time_torch(config, str(failing), 1)
 
 
 def test_smallest_time_is_that_of_a_warm_call():

@@ -15,6 +15,7 @@ def prior_samples(load_program):
 NETWORK = make_network(NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4))
 
 
+@pytest.mark.slow
 def test_network_that_knows_nothing_samples_white_noise(prior_samples):
     """Its denoiser x / (s^2 + 1) is exact for that prior."""
     params = NETWORK.init(jax.random.key(0))

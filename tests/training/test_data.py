@@ -63,6 +63,7 @@ def equal(first, second) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 def test_block_is_a_function_of_seed_phase_and_index(source, folder):
     block = source.block(2, 1, SCENARIO)
     assert block.truth.shape == block.estimate.shape == (10, 14, 9)

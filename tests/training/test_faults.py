@@ -116,6 +116,7 @@ def uninterrupted(tmp_path_factory):
 # Signals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signal_saves_the_step_under_way_and_the_run_goes_on_later(
     uninterrupted, tmp_path, number
@@ -419,6 +420,8 @@ def launch_with(monkeypatch, tmp_path, behaviour) -> None:
         initial_prior=None,
         compile_cache=None,
         max_minutes=None,
+        previews=False,
+        tensorboard=False,
         coordinator=None,
         num_processes=None,
         process_id=None,
@@ -426,6 +429,7 @@ def launch_with(monkeypatch, tmp_path, behaviour) -> None:
     )
     monkeypatch.setattr(program.flags, "FLAGS", given)
     monkeypatch.setattr(program.loop, "train", behaviour)
+    monkeypatch.setattr(program, "measure_peak", lambda *_: 1e9)
 
     def leave(code):
         raise SystemExit(code)

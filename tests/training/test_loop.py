@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from launch import export
-from temdiff_jax.model import NetworkConfig
+from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import load_prior
 from temdiff_jax.simulator import ImagingConfig
-from temdiff_jax.training import loop, optimiser, step
+from temdiff_jax.training import averages, loop, optimiser, step
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import DataConfig, OptimConfig, Scenario, TrainConfig
 from temdiff_jax.types import InputError
+
+# Compiles for tens of seconds.
+pytestmark = pytest.mark.slow
 
 CONFIG = TrainConfig(
     name="tiny",
@@ -74,7 +77,8 @@ def cheap_state(key, network, config) -> step.TrainState:
     )
     opt_state = optimiser.make_optimiser(config).init(params)
     average = jax.tree.map(jnp.copy, params)
-    return step.TrainState(jnp.int32(0), params, average, opt_state)
+    further = averages.begin(params, config.average_lengths) or ()
+    return step.TrainState(jnp.int32(0), params, average, opt_state, further)
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +210,115 @@ def test_summary_leaves_rejected_steps_out_of_the_means():
     rows = [[1.0, 2.0, 3.0, 4.0, 1.0], [np.nan, np.nan, np.nan, np.nan, 0.0]]
     line = loop._summary(48, rows, 1.25)
     assert "loss 1.0000 mean 2.0000 noisy 3.0000 grad 4.000 rejected 1" in line
+
+
+WATCHED = dataclasses.replace(
+    CONFIG,
+    optim=dataclasses.replace(
+        CONFIG.optim, num_steps=2, average_lengths=(0.05, 0.1), average_every=1
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def watched(data_dir, tmp_path_factory, begin):
+    """Two steps with everything that can be seen of them."""
+    workdir = tmp_path_factory.mktemp("watched")
+    lines, points, shown = [], {}, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "LOG_EVERY", 2)
+        state = loop.train(
+            WATCHED,
+            data_dir=data_dir,
+            workdir=workdir,
+            log=lines.append,
+            watch=loop.Watch(
+                record=lambda step, values: points.setdefault(step, {}).update(values),
+                show=lambda step, previews: shown.append((step, previews)),
+                peak_flops=1e12,
+            ),
+        )
+    return state, lines, points, shown, workdir
+
+
+def test_numbers_of_the_lines_are_recorded_by_name(watched):
+    _, lines, points, _, _ = watched
+    assert list(points) == [2]
+    found = points[2]
+    assert all(isinstance(value, float) for value in found.values())
+    words = next(line for line in lines if line.startswith("step 2")).split()
+    for word, name in (("loss", "loss"), ("mean", "loss_mean"), ("grad", "grad_norm")):
+        said = float(words[words.index(word) + 1])
+        np.testing.assert_allclose(found[f"training/{name}"], said, atol=1e-3)
+    assert found["training/rejected"] == 0.0
+    rate = optimiser.learning_rate(WATCHED.optim)(2)
+    np.testing.assert_allclose(found["training/learning_rate"], rate)
+    # Crops of 8^3 ask for so much that the step cannot be free, nor at the peak.
+    assert 0 < found["machine/mfu"] < 1
+    assert float(words[words.index("MFU") + 1]) < 1
+    np.testing.assert_allclose(
+        found["machine/gflop_per_second"] / 1e3, found["machine/mfu"], rtol=1e-6
+    )
+    said = next(line for line in lines if line.startswith("validation step 2"))
+    gain = found["validation/gain_db_mean"]
+    np.testing.assert_allclose(gain, float(said.split()[-1]), atol=0.006)
+    assert found["validation/gain_db_0"] == gain
+
+
+def test_previews_are_middle_slices_of_the_held_out_blocks(watched, data_dir):
+    state, _, _, shown, workdir = watched
+    ((step_shown, previews),) = shown
+    assert step_shown == 2 and len(previews) == len(CONFIG.data.scenarios) == 1
+    (found,) = previews
+    assert found.name == "half-range 5-8 deg, 5 tilts, 10 voxels thick"
+    batch = loop._validation_batches(WATCHED, data_dir)[0]
+    middle = batch.truth.shape[-1] // 2
+    np.testing.assert_array_equal(found.truth, batch.truth[0, :, :, middle])
+    np.testing.assert_array_equal(found.condition, batch.estimate[0, :, :, middle])
+    # The estimate is as close to the truth as the validation says of the block.
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        saved = checkpoints.meta(2)["residual_scale"]
+    scale = loop.condition.ResidualScale(
+        jnp.float32(saved["intercept"]), jnp.asarray(saved["slopes"], jnp.float32)
+    )
+    network = make_network(CONFIG.network)
+    guess, target, _ = step.best_guess(state.ema_params, batch, scale, network=network)
+    spread = float(scale(batch.features)[0])
+    expected = spread * np.asarray(guess - target)[0, :, :, middle]
+    np.testing.assert_allclose(found.estimate - found.truth, expected, atol=1e-4)
+
+
+def test_snapshots_of_the_averages_give_a_prior_of_any_length(watched, tmp_path):
+    state, _, _, _, workdir = watched
+    assert averages.saved_steps(workdir / "averages") == [1, 2]
+    kept = averages.reconstruct(workdir / "averages", 0.05)
+    pairs = zip(jax.tree.leaves(kept), jax.tree.leaves(state.averages["0.05"]))
+    for got, expected in pairs:
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+    metrics = {use: {"smoothness": 2.0, "ridge": 0.1} for use in METRICS}
+    out = tmp_path / "a.safetensors"
+    card = export.export(str(workdir), None, out, "a", metrics, 0.08)
+    assert card["ema_length"] == 0.08
+    other = averages.reconstruct(workdir / "averages", 0.08)
+    for got, expected in zip(
+        jax.tree.leaves(load_prior(out).params), jax.tree.leaves(other)
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_averages_are_part_of_the_checkpoint_and_only_then(watched, runs):
+    state, workdir = watched[0], watched[4]
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        restored = checkpoints.restore(2, jax.eval_shape(lambda: state))
+    assert digests(restored) == digests(state)
+    # A run without averages writes what runs wrote before there were any.
+    plain = json.loads((runs[3] / "checkpoints/4/state/_METADATA").read_text())
+    top = {name.partition("'")[2].partition("'")[0] for name in plain["tree_metadata"]}
+    assert top == {"step", "params", "ema_params", "opt_state"}
+    with Checkpoints(runs[3] / "checkpoints") as checkpoints:
+        like = loop._place(WATCHED).like
+        with pytest.raises(InputError, match="leaf averages/0.05/"):
+            checkpoints.restore(4, like)
 
 
 def test_phases_keep_the_newest_blocks_and_look_one_ahead():

@@ -1,15 +1,20 @@
 """One optimisation step on a tiny network."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from temdiff_jax.condition import ResidualScale
+from temdiff_jax.diffusion import schedule
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
+from temdiff_jax.training import averages
 from temdiff_jax.training import step as steps
 from temdiff_jax.training.config import OptimConfig
 from temdiff_jax.training.data import Batch
+from temdiff_jax.types import InputError
 
 NETWORK = make_network(NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4))
 OPTIM = OptimConfig(
@@ -121,3 +126,160 @@ def test_targets_are_the_residual_or_without_condition_the_volume():
 def test_mean_ratio_of_a_network_that_adds_nothing_is_one():
     ratio = steps.mean_ratio(fresh_state().params, make_batch(), SCALE, network=NETWORK)
     np.testing.assert_allclose(ratio, 1.0, rtol=1e-5)
+
+
+def planar_network(**kind):
+    return make_network(
+        NetworkConfig(
+            channels=(8, 8),
+            blocks=(1, 1),
+            groups=4,
+            planar=True,
+            target="volume",
+            **kind,
+        )
+    )
+
+
+def silent_params(network):
+    """Random weights with a zero head: the raw output is zero."""
+    abstract = jax.eval_shape(network.init, KEY)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.15 * rng.normal(size=leaf.shape), leaf.dtype),
+        abstract,
+    )
+    return {**params, "head": jax.tree.map(jnp.zeros_like, params["head"])}
+
+
+def test_target_of_volumes_is_the_volume_with_or_without_condition():
+    batch = make_batch()
+    present = jnp.array([1.0, 0.0, 1.0, 0.0])
+    target, condition = steps.make_targets(batch, SCALE, present, "volume")
+    whole = batch.truth / np.sqrt(1 + np.exp(-0.6))
+    np.testing.assert_allclose(target, whole, rtol=1e-5)
+    np.testing.assert_array_equal(condition.volume[2], batch.estimate[2])
+    assert not np.any(condition.volume[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conditional", [True, False])
+def test_networks_of_slices_train_on_thin_crops(conditional):
+    """Extents along y are no multiple of anything; the loss falls."""
+    network = planar_network(conditional=conditional)
+    batch = make_batch()
+    # Constant slices: known from themselves, whatever the noise.
+    level = np.float32(np.random.default_rng(2).normal(size=(4, 1, 1, 3)))
+    truth = np.broadcast_to(2.0 * level, (4, 8, 8, 3))
+    batch = Batch(truth, 0.5 * truth, np.ones_like(truth), batch.features)
+    config = OptimConfig(
+        learning_rate=1e-2,
+        warmup_steps=1,
+        num_steps=100,
+        decay_steps=10,
+        batch=4,
+        mean_fraction=0.0,
+        drop_condition=0.0,
+    )
+    params = silent_params(network)
+    opt_state = steps.make_optimiser(config).init(params)
+    ema = jax.tree.map(jnp.copy, params)
+    state, losses = steps.TrainState(jnp.int32(0), params, ema, opt_state), []
+    for _ in range(40):
+        state, metrics = steps.train_step(
+            state, KEY, batch, SCALE, network=network, config=config
+        )
+        assert metrics.accepted and metrics.loss_mean == 0
+        losses.append(float(metrics.loss_noisy))
+    assert np.mean(losses[-10:]) < 0.85 * np.mean(losses[:10])
+
+
+def test_ratio_of_an_unconditional_network_that_adds_nothing_is_one():
+    network = planar_network(conditional=False)
+    params = silent_params(network)
+    ratio = steps.mean_ratio(params, make_batch(), SCALE, network=network)
+    np.testing.assert_allclose(ratio, 1.0, rtol=1e-5)
+
+
+def test_ratio_of_a_network_of_volumes_compares_it_with_the_condition():
+    """Its raw output zero, the guess is the input times 1 / (s^2 + 1), nearly 0."""
+    network = planar_network()
+    batch = make_batch()
+    params = silent_params(network)
+    ratio = steps.mean_ratio(params, batch, SCALE, network=network)
+    squares = np.sum(batch.truth**2, axis=(1, 2, 3))
+    errors = np.sum((batch.truth - batch.estimate) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(ratio, squares / errors, rtol=0.1)
+
+
+def with_head():
+    """The network with a second head, and the fresh state with weights for it."""
+    network = make_network(dataclasses.replace(NETWORK.config, log_variance=True))
+    params = fresh_state().params
+    params["head_variance"] = jax.tree.map(jnp.zeros_like, params["head"])
+    rule = steps.make_optimiser(OPTIM, variance_head=True)
+    return network, steps.TrainState(
+        jnp.int32(0), params, jax.tree.map(jnp.copy, params), rule.init(params)
+    )
+
+
+@pytest.mark.slow
+def test_variance_head_does_not_disturb_the_mean():
+    network, state = with_head()
+    plain = fresh_state()
+    for _ in range(3):
+        state, metrics = steps.train_step(
+            state, KEY, make_batch(), SCALE, network=network, config=OPTIM
+        )
+        plain, expected = advance(plain, make_batch())
+        np.testing.assert_allclose(metrics.loss, expected.loss, rtol=1e-5)
+    params = dict(state.params)
+    head = params.pop("head_variance")
+    for got, wanted in zip(as_numpy(params), as_numpy(plain.params), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    assert np.any(head["kernel"]) and float(expected.loss_variance) == 0.0
+
+
+def test_variance_head_learns_how_large_the_errors_are():
+    network, state = with_head()
+    first = None
+    for _ in range(30):
+        state, metrics = steps.train_step(
+            state, KEY, make_batch(), SCALE, network=network, config=OPTIM
+        )
+        first = first or float(metrics.loss_variance)
+    assert float(metrics.loss_variance) < first - 0.05
+
+
+def test_noise_levels_are_those_of_the_named_distribution():
+    batch = make_batch()
+    for name in ("log_normal", "cosine"):
+        config = dataclasses.replace(OPTIM, noise=name, mean_fraction=0.0)
+        draws = steps.draw(KEY, batch, config)
+        key = jax.random.split(KEY, 3)[1]
+        expected = schedule.training_noise(name)(key, (4,))
+        np.testing.assert_array_equal(draws.sigma, expected)
+    with pytest.raises(InputError, match="got 'pink'"):
+        steps.draw(KEY, batch, dataclasses.replace(OPTIM, noise="pink"))
+
+
+@pytest.mark.slow
+def test_further_averages_follow_the_weights_and_change_nothing_else():
+    config = dataclasses.replace(OPTIM, average_lengths=(0.05, 0.1))
+    start = averages.begin(fresh_state().params, config.average_lengths)
+    state, plain = fresh_state()._replace(averages=start), fresh_state()
+    visited = []
+    for _ in range(3):
+        state, _ = steps.train_step(
+            state, KEY, make_batch(), SCALE, network=NETWORK, config=config
+        )
+        plain, _ = advance(plain, make_batch())
+        visited.append(as_numpy(plain.params))
+    for got, expected in zip(as_numpy(state[1:4]), as_numpy(plain[1:4]), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    for length in config.average_lengths:
+        ends = (np.arange(4) / 3) ** (averages.exponent(length) + 1)
+        shares = np.diff(ends)
+        for index, got in enumerate(as_numpy(state.averages[f"{length:g}"])):
+            expected = sum(s * v[index] for s, v in zip(shares, visited))
+            np.testing.assert_allclose(got, expected, atol=1e-5)

@@ -1,0 +1,25 @@
+"""The configuration for series that were never aligned well."""
+
+import dataclasses
+
+from launch import train
+from temdiff_jax.simulator import ALIGNED
+
+
+def test_misaligned_scenarios_are_the_default_ones_with_every_error():
+    plain = train.load_config("configs/default_prior.py")
+    config = train.load_config("configs/misaligned_prior.py")
+    hash(config)
+    pairs = list(zip(config.data.scenarios, plain.data.scenarios, strict=True))
+    for found, default in pairs:
+        assert dataclasses.replace(found, errors=default.errors) == default
+        recorded = found.errors.drift_px > 0
+        none = {
+            name
+            for name, value in dataclasses.asdict(found.errors).items()
+            if value == dataclasses.asdict(ALIGNED)[name]
+        }
+        assert none == (set() if recorded else {"drift_px"})
+    assert sum(found.errors.drift_px > 0 for found, _ in pairs) == len(pairs) // 2
+    same = dataclasses.replace(config.data, scenarios=plain.data.scenarios)
+    assert dataclasses.replace(config, name=plain.name, data=same) == plain
