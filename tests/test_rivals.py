@@ -13,6 +13,9 @@ from temdiff_jax.projector import project
 from temdiff_jax.projector.quadratic import Metric
 from temdiff_jax.types import InputError
 
+# Each of these compiles for seconds.
+pytestmark = pytest.mark.slow
+
 ANGLES = np.linspace(-20.0, 20.0, 5)
 SHAPE = (8, 6, 16)  # z, y, x
 SCALE = condition.ResidualScale(jnp.float32(-0.3), jnp.zeros(NUM_FEATURES))

@@ -9,6 +9,9 @@ import pytest
 
 from temdiff_jax.diffusion import algebra, flows, gaussian, published, schedule
 
+# Each of these compiles for seconds.
+pytestmark = pytest.mark.slow
+
 PROBLEM = gaussian.make_problem(4, 2, seed=3)
 KEY = jax.random.key(0)
 

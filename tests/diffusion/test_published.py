@@ -11,6 +11,9 @@ import pytest
 from temdiff_jax.diffusion import algebra, gaussian, published, schedule
 from temdiff_jax.types import InputError
 
+# Each of these compiles for seconds.
+pytestmark = pytest.mark.slow
+
 PROBLEM = gaussian.make_problem(4, 2, seed=3)
 STEPS = 4
 NAMES = list(published.SAMPLERS)

@@ -16,6 +16,9 @@ from temdiff_jax.diffusion import (
 from temdiff_jax.diffusion.consistency import Measurement
 from temdiff_jax.types import InputError
 
+# Each of these compiles for seconds.
+pytestmark = pytest.mark.slow
+
 SHAPE = (2, 3, 5)  # z, x, y
 
 

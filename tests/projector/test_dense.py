@@ -17,7 +17,8 @@ from jax import export
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import backproject, dense, kernels, normal_op, project
 
-pytestmark = pytest.mark.usefixtures("short_loops")
+# Each of these compiles for seconds.
+pytestmark = [pytest.mark.usefixtures("short_loops"), pytest.mark.slow]
 
 
 def draw(shape, dtype, seed=0):

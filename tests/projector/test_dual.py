@@ -12,7 +12,8 @@ from temdiff_jax.projector import dual, no_motion, project_dual
 from temdiff_jax.projector.alignment import motion_from_degrees
 from temdiff_jax.types import InputError
 
-pytestmark = pytest.mark.usefixtures("short_loops")
+# Each of these compiles for seconds.
+pytestmark = [pytest.mark.usefixtures("short_loops"), pytest.mark.slow]
 
 project_jit = jax.jit(dual.project_dual_moving, static_argnames="border")
 backproject_jit = jax.jit(dual.backproject_dual_moving, static_argnames="border")

@@ -15,7 +15,8 @@ from temdiff_jax.io import binning
 from temdiff_jax.projector import pixels, project
 from temdiff_jax.types import InputError
 
-pytestmark = pytest.mark.usefixtures("short_loops")
+# Each of these compiles for seconds.
+pytestmark = [pytest.mark.usefixtures("short_loops"), pytest.mark.slow]
 
 RATIOS = [1, 3.0, 1.37, 0.4]
 

@@ -10,7 +10,8 @@ from temdiff_jax.projector import project, project_moving, region
 from temdiff_jax.projector.quadratic import Metric, proximal_update
 from temdiff_jax.types import InputError
 
-pytestmark = pytest.mark.usefixtures("short_loops")
+# Each of these compiles for seconds.
+pytestmark = [pytest.mark.usefixtures("short_loops"), pytest.mark.slow]
 
 ANGLES = np.linspace(-50, 50, 17)
 

@@ -11,6 +11,9 @@ from temdiff_jax.projector import backproject, normal_op, project
 from temdiff_jax.projector.quadratic import Metric, apply_metric, proximal_update
 from temdiff_jax.weighting import precision
 
+# Each of these compiles for seconds.
+pytestmark = pytest.mark.slow
+
 SHAPE = (3, 6, 5)
 
 
