@@ -5,6 +5,9 @@ import pytest
 
 from temdiff_jax import baselines
 
+# Each of these compiles for seconds.
+pytestmark = pytest.mark.slow
+
 
 def psnr(volume, truth) -> float:
     return float(10 * np.log10(np.ptp(truth) ** 2 / np.mean((volume - truth) ** 2)))

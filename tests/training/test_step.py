@@ -16,6 +16,9 @@ from temdiff_jax.training.config import OptimConfig
 from temdiff_jax.training.data import Batch
 from temdiff_jax.types import InputError
 
+# Each of these compiles for seconds.
+pytestmark = pytest.mark.slow
+
 NETWORK = make_network(NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4))
 OPTIM = OptimConfig(
     learning_rate=1e-2, warmup_steps=1, num_steps=100, decay_steps=10, batch=4
