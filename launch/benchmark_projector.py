@@ -41,9 +41,10 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from launch import machine_limits, projector_report
-from launch import peers as peers_lib
-from launch.projector_timing import Case, Effort, Suite
+from launch.benchmarking import limits as machine_limits
+from launch.benchmarking import peers as peers_lib
+from launch.benchmarking import report as projector_report
+from launch.benchmarking.timing import Case, Effort, Suite
 from temdiff_jax import geometry as geometry_lib
 from temdiff_jax.types import InputError
 

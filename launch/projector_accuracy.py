@@ -37,8 +37,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from launch import peers as peers_lib
-from launch.projector_report import table
+from launch.benchmarking import peers as peers_lib
+from launch.benchmarking.report import table
 from temdiff_jax import geometry as geometry_lib
 from temdiff_jax import layout, projector
 from temdiff_jax.simulator import analytic

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch import benchmark_projector, machine_limits, peers, projector_report
-from launch import projector_timing as timing
+from launch import benchmark_projector
+from launch.benchmarking import limits as machine_limits
+from launch.benchmarking import peers, timing
+from launch.benchmarking import report as projector_report
 from temdiff_jax.projector import kernels
 from temdiff_jax.types import InputError
 

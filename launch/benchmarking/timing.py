@@ -2,7 +2,7 @@
 
 A ``Suite`` holds the peers and what is known of their speed; for each case it makes
 ``Contestant``s, lets them warm up, times them in rounds and returns plain rows, which
-``projector_report`` turns into tables.
+``report`` turns into tables.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from launch import machine_limits, projector_report
-from launch import peers as peers_lib
+from launch.benchmarking import limits as machine_limits
+from launch.benchmarking import peers as peers_lib
+from launch.benchmarking import report as projector_report
 from temdiff_jax import geometry as geometry_lib
 from temdiff_jax import layout, linear, projector
 

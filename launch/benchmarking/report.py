@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from launch import machine_limits
+from launch.benchmarking import limits as machine_limits
 from temdiff_jax.types import InputError
 
 OURS = "temdiff_jax"

@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 ADAPTERS = ROOT / "third_party" / "peers"
 
 
