@@ -44,6 +44,7 @@ import optax
 from absl import app, flags
 from optax import contrib
 
+from launch import runtime
 from launch.train import load_config, override
 from temdiff_jax import condition
 from temdiff_jax.model import NUM_FEATURES, Condition, conv, make_network
@@ -320,6 +321,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     given = flags.FLAGS
+    runtime.prefer_own_convolutions()
     try:
         config = load_config(given.config)
         for assignment in given.set:

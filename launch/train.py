@@ -32,6 +32,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from launch import runtime
 from temdiff_jax import telemetry
 from temdiff_jax.priors import load_prior
 from temdiff_jax.report import gallery
@@ -49,6 +50,9 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("set", [], "Override: section.field=value.")
     flags.DEFINE_string("initial_prior", None, "Prior that a new run starts from.")
     flags.DEFINE_string("compile_cache", None, "Own folder for compiled code.")
+    flags.DEFINE_string(
+        "blocks", None, "Folder that keeps simulated blocks for this and other runs."
+    )
     flags.DEFINE_float("max_minutes", None, "Save and stop after this.")
     flags.DEFINE_bool(
         "previews", True, "Draw held-out slices into WORKDIR/previews at validations."
@@ -280,6 +284,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     given = flags.FLAGS
+    runtime.prefer_own_convolutions()
     try:
         if given.compile_cache:
             jax.config.update("jax_compilation_cache_dir", given.compile_cache)
@@ -308,6 +313,7 @@ def main(argv: Sequence[str]) -> None:
                 workdir=given.workdir,
                 log=log,
                 max_minutes=given.max_minutes,
+                blocks=given.blocks,
                 initial=initial,
                 should_stop=watch,
                 watch=loop.Watch(

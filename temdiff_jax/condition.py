@@ -7,6 +7,7 @@ express.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from temdiff_jax import noise, weighting
 from temdiff_jax.baselines.tikhonov import TikhonovSettings, tikhonov_normalised
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.projector import project, ray_lengths
+from temdiff_jax.projector import backproject, project, ray_lengths
 from temdiff_jax.projector.quadratic import Metric
 
 
@@ -43,10 +44,14 @@ class Prepared(NamedTuple):
     features: jax.Array
 
 
-def features(geometry: TiltGeometry, tilts: jax.Array, weight: jax.Array) -> jax.Array:
-    """Log half-range, number of tilts, thickness and noise-to-signal, centred.
+def features(
+    geometry: TiltGeometry, tilts: jax.Array, weight: jax.Array, chi2: jax.Array
+) -> jax.Array:
+    """Logs of half-range, number of tilts, thickness, noise-to-signal, misfit; centred.
 
-    Tilts of zero weight do not count.
+    The misfit is the mean of ``chi2 [n_tilts]`` of the quadratic estimate: large where
+    tilts contradict each other, as those of a misaligned series do.  Tilts of zero
+    weight do not count.
     """
     used = (weight[:, 0, 0] > 0).astype(tilts.dtype)
     angles = jnp.rad2deg(geometry.angles_rad)
@@ -63,6 +68,7 @@ def features(geometry: TiltGeometry, tilts: jax.Array, weight: jax.Array) -> jax
             jnp.log(count / 15.0),
             jnp.log(geometry.volume_shape[0] / 64.0),
             jnp.log(jnp.maximum(ratio, 1e-3) / 0.1),
+            jnp.log(jnp.clip(jnp.sum(used * chi2) / count, 0.05, 100.0)),
         ]
     )
 
@@ -88,6 +94,7 @@ def prepare(
     normalised = noise.normalise_tilts(tilts, geometry, scaling)
     weight = noise.data_precision(normalised, valid)
     estimate = tikhonov_normalised(normalised, geometry, weight, settings)
+    chi2 = noise.chi2_per_tilt(estimate, normalised, geometry, weight)
     level = jnp.maximum(jnp.std(geometry.crop(estimate)), 1e-6)
     return Prepared(
         scaling,
@@ -96,7 +103,7 @@ def prepare(
         estimate,
         level,
         noise.coverage(geometry, weight),
-        features(geometry, normalised, weight),
+        features(geometry, normalised, weight, chi2),
     )
 
 
@@ -156,6 +163,47 @@ def judge(
     return project(volume, geometry) * units.contrast + offset, chi2
 
 
+def moments(tilts: jax.Array, geometry: TiltGeometry, weight: jax.Array) -> jax.Array:
+    """Mean, slope in the angle and deviation of the tilts along a voxel's rays.
+
+    What multi-view stereo calls a plane sweep: where a voxel holds what it seems to
+    hold, its rays agree.  The slope changes its sign in a mirror image along z or x.
+
+    Args:
+      tilts: Normalised, ``[n_tilts, u, y]``.
+      geometry: Rays.
+      weight: ``[n_tilts, 1, 1]``; tilts of zero weight do not count.
+
+    Returns:
+      ``[NUM_MOMENTS, z, x, y]`` over the field of view, in units of the tilts' standard
+      deviation; the slope is that over half the range.
+    """
+    used = (weight[:, 0, 0] > 0).astype(tilts.dtype)
+    count = jnp.maximum(jnp.sum(used), 1.0)
+    spread = jnp.sqrt(jnp.sum(used * jnp.var(tilts, axis=(1, 2))) / count)
+    angles = geometry.angles_rad
+    middle = jnp.sum(used * angles) / count
+    extent = jnp.maximum(jnp.max(jnp.abs(used * (angles - middle))), 1e-6)
+    along = (angles - middle) / extent
+    nz, nx, ny = geometry.volume_shape
+    zeros = jnp.zeros((3, nz, geometry.num_u, ny), tilts.dtype)
+
+    def add(total, row):
+        tilt, angle, factor, position = row
+        here = dataclasses.replace(geometry, angles_rad=angle[None], steep=None)
+        ones = jnp.ones((1, geometry.num_u, 1), tilts.dtype)
+        hits = jnp.maximum(backproject(ones, here), 1e-3)
+        seen = geometry.crop(backproject(tilt[None] / spread, here) / hits)
+        terms = jnp.stack([seen, position * seen, seen**2])
+        return total + factor * terms, None
+
+    (total, first, second), _ = jax.lax.scan(add, zeros, (tilts, angles, used, along))
+    mean = total / count
+    slope = first / jnp.maximum(jnp.sum(used * along**2), 1e-6)
+    deviation = jnp.sqrt(jnp.maximum(second / count - mean**2, 0.0))
+    return jnp.stack([mean, slope, deviation])
+
+
 class ResidualScale(NamedTuple):
     """Standard deviation of ``(truth - estimate) / level`` by a log-linear fit.
 
@@ -167,8 +215,10 @@ class ResidualScale(NamedTuple):
     slopes: jax.Array
 
     def __call__(self, values: jax.Array) -> jax.Array:
-        """Scale for features ``[..., NUM_FEATURES]``."""
-        log = self.intercept + jnp.sum(jnp.asarray(self.slopes) * values, axis=-1)
+        """Scale for features ``[..., NUM_FEATURES]``, the first as many as slopes."""
+        slopes = jnp.asarray(self.slopes)
+        known = values[..., : slopes.shape[-1]]
+        log = self.intercept + jnp.sum(slopes * known, axis=-1)
         return jnp.exp(jnp.clip(log, -3.0, 3.0))
 
 

@@ -14,10 +14,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from temdiff_jax.model.unet import UNet
+from temdiff_jax.model import unet
 from temdiff_jax.types import InputError
 
-NUM_FEATURES = 4  # log half-range, log tilts, log thickness, log noise-to-signal
+# Log half-range, log tilts, log thickness, log noise-to-signal, log misfit.
+NUM_FEATURES = 5
+NUM_MOMENTS = 3  # mean, slope and deviation of the tilts at a voxel
 TARGETS = ("residual", "volume")
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
@@ -28,14 +30,18 @@ class Condition(NamedTuple):
     Attributes:
       volume: Normalised quadratic estimate, ``[b, z, x, y]``; zeros when dropped.
       coverage: Seen-ness in [0, 1], ``[b, z, x, y]``; zeros when dropped.
-      features: Scalars ``[b, NUM_FEATURES]``, see ``condition.features``.
+      features: Scalars ``[b, NUM_FEATURES]``, see ``condition.features``; a network of
+        fewer sees the first ones.
       present: 1 where the condition is given, 0 where it is dropped, ``[b]``.
+      moments: ``[b, z, x, y, NUM_MOMENTS]``, see ``condition.moments``; for networks
+        that are shown them.
     """
 
     volume: jax.Array
     coverage: jax.Array
     features: jax.Array
     present: jax.Array
+    moments: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +64,12 @@ class NetworkConfig:
       remat: Levels, 0 the finest, whose residual blocks are computed again for the
         gradient instead of being remembered.
       log_variance: Whether a second head tells the logarithm of the variance of F.
+      norm: "group" or "rms", see ``unet.normalisation``.
+      axial_taps: 0, or the taps along z of residual blocks whose convolutions act
+        across the depth and along it in turn, see ``unet.ResBlock``.
+      filters: Linear filters of the noisy patches, see ``unet.UNet``.
+      features: How many of the scalars it is shown.
+      moments: Whether it is shown the moments of the tilts at every voxel.
     """
 
     channels: tuple[int, ...] = (32, 64, 128)
@@ -71,6 +83,11 @@ class NetworkConfig:
     dtype: str = "float32"
     remat: tuple[int, ...] = ()
     log_variance: bool = False
+    norm: str = "group"
+    axial_taps: int = 0
+    filters: int = 0
+    features: int = 4
+    moments: bool = False
 
     @property
     def architecture(self) -> NetworkConfig:
@@ -110,7 +127,7 @@ def make_network(config: NetworkConfig) -> Network:
         dtype; a level that does not exist.
     """
     _check(config)
-    module = UNet(
+    module = unet.UNet(
         channels=tuple(config.channels),
         blocks=tuple(config.blocks),
         groups=config.groups,
@@ -119,6 +136,9 @@ def make_network(config: NetworkConfig) -> Network:
         remat=tuple(config.remat),
         dtype=DTYPES[config.dtype],
         log_variance=config.log_variance,
+        norm=config.norm,
+        axial_taps=config.axial_taps,
+        filters=config.filters,
     )
 
     def inputs(x, noise_level, condition):
@@ -126,16 +146,23 @@ def make_network(config: NetworkConfig) -> Network:
             return x[..., None], noise_level[:, None]
         coverage = jnp.broadcast_to(condition.coverage, x.shape)
         fields = jnp.stack([x, condition.volume, coverage], axis=-1)
+        if config.moments:
+            fields = jnp.concatenate([fields, condition.moments], axis=-1)
         present = condition.present[:, None]
-        scalars = jnp.concatenate(
-            [noise_level[:, None], present, condition.features * present], axis=-1
-        )
+        known = condition.features[:, : config.features] * present
+        scalars = jnp.concatenate([noise_level[:, None], present, known], axis=-1)
         return fields, scalars
 
     def init(key):
         size = config.multiple
         zeros = jnp.zeros((1, size, size, size))
-        dummy = Condition(zeros, zeros, jnp.zeros((1, NUM_FEATURES)), jnp.ones((1,)))
+        dummy = Condition(
+            zeros,
+            zeros,
+            jnp.zeros((1, NUM_FEATURES)),
+            jnp.ones((1,)),
+            jnp.zeros((*zeros.shape, NUM_MOMENTS)),
+        )
         fields, scalars = inputs(zeros, jnp.zeros((1,)), dummy)
         if config.planar:
             fields = fields[:, :, :, 0]
@@ -173,6 +200,17 @@ def _check(config: NetworkConfig) -> None:
         raise InputError(
             f"network.dtype: expected one of {sorted(DTYPES)}, got {config.dtype!r}; "
             "correct the configuration"
+        )
+    if config.norm not in unet.NORMS:
+        raise InputError(
+            f"network.norm: expected one of {unet.NORMS}, got {config.norm!r}; correct "
+            "the configuration"
+        )
+    if config.axial_taps and (config.planar or config.axial_taps % 2 == 0):
+        raise InputError(
+            "network.axial_taps: expected 0, or an odd number in a network of volumes, "
+            f"got {config.axial_taps} with planar={config.planar}; correct the "
+            "configuration"
         )
     levels = range(len(config.channels))
     if not set(config.remat) <= set(levels):

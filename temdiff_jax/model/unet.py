@@ -8,6 +8,7 @@ tilt range, number of tilts, ...) scale and shift the features of every residual
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from temdiff_jax.model import conv
+
+NORMS = ("group", "rms")
 
 
 class Conv3(nn.Module):
@@ -32,32 +35,77 @@ class Conv3(nn.Module):
         return conv.convolve(x, kernel) + bias.astype(x.dtype)
 
 
+class Taps(nn.Module):
+    """Zero-padded convolution over the plane of each depth, or along the depth.
+
+    Attributes:
+      features: Of the output.
+      depth: Taps along z; 0 for three by three taps across it.
+      zero: Whether the kernel begins with zeros.
+    """
+
+    features: int
+    depth: int = 0
+    zero: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.zeros if self.zero else nn.initializers.he_normal()
+        taps = (self.depth,) if self.depth else (3, 3)
+        kernel = self.param("kernel", init, (*taps, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        convolve = conv.axial if self.depth else conv.lateral
+        return convolve(x, kernel) + bias.astype(x.dtype)
+
+
+def normalisation(kind: str, groups: int, dtype: Any, name: str) -> nn.Module:
+    """Over space and the channels of a group ("group"), or of a voxel alone ("rms")."""
+    if kind == "rms":
+        return nn.RMSNorm(dtype=dtype, name=name)
+    return nn.GroupNorm(groups, dtype=dtype, name=name)
+
+
 class ResBlock(nn.Module):
-    """Two convolutions with group normalisation and feature-wise modulation.
+    """Two convolutions with normalisation and feature-wise modulation.
 
     Attributes:
       features: Of the output.
       groups: Of the normalisation, whose statistics are float32 whatever ``dtype``.
       dtype: Of what is computed; None for that of the input and the parameters.
+      norm: See ``normalisation``.
+      axial_taps: 0 for two convolutions of three taps along every axis; else one of
+        three by three taps across the depth and one of so many along it.
     """
 
     features: int
     groups: int
     dtype: Any = None
+    norm: str = "group"
+    axial_taps: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
-        h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm_in")(x))
-        h = Conv3(self.features, name="conv_in")(h)
-        h = nn.GroupNorm(self.groups, dtype=self.dtype, name="norm_mid")(h)
+        norm = functools.partial(normalisation, self.norm, self.groups, self.dtype)
+        h = nn.silu(norm("norm_in")(x))
+        h = self._across("conv_in")(h)
+        h = norm("norm_mid")(h)
         film = nn.Dense(2 * self.features, name="film")(embedding).astype(h.dtype)
         film = jnp.expand_dims(film, range(1, x.ndim - 1))
         scale, shift = jnp.split(film, 2, axis=-1)
         h = nn.silu(h * (1 + scale) + shift)
-        h = Conv3(self.features, zero=True, name="conv_out")(h)
+        h = self._along("conv_out")(h)
         if x.shape[-1] != self.features:
             x = self._skip(x)
         return x + h
+
+    def _across(self, name):
+        layer = Taps if self.axial_taps else Conv3
+        return layer(self.features, name=name)
+
+    def _along(self, name):
+        if self.axial_taps:
+            return Taps(self.features, self.axial_taps, zero=True, name=name)
+        return Conv3(self.features, zero=True, name=name)
 
     def _skip(self, x):
         layer = nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="skip")
@@ -77,6 +125,8 @@ class UNet(nn.Module):
         of being remembered.
       dtype: Of the features between stem and head; None for that of the input.
         Parameters, the embedding, the head and the output are float32.
+      norm, axial_taps: See ``ResBlock``.
+      filters: Linear filters of the noisy patches that are added to the answer.
       log_variance: Whether a second head, which does not reach the features through
         its gradient, adds a channel.
     """
@@ -89,6 +139,9 @@ class UNet(nn.Module):
     remat: tuple[int, ...] = ()
     dtype: Any = None
     log_variance: bool = False
+    norm: str = "group"
+    axial_taps: int = 0
+    filters: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, scalars: jax.Array) -> jax.Array:
@@ -125,19 +178,48 @@ class UNet(nn.Module):
             )
             h = self._block(level, f"up_{level}_0")(h, e)
         # Without a dtype the norm returns float32, the type of its parameters.
-        h = nn.silu(nn.GroupNorm(self.groups, name="norm_out")(h))
-        out = Conv3(self.patch**rank, zero=True, name="head")(h)
+        h = nn.silu(normalisation(self.norm, self.groups, None, "norm_out")(h))
+        head = Taps if self.axial_taps else Conv3
+        out = head(self.patch**rank, zero=True, name="head")(h)
+        if self.filters:
+            out = out + self._filtered(x[..., :1], e)
         out = conv.depth_to_space(out, self.patch)
         if not self.log_variance:
             return out
         h = jax.lax.stop_gradient(h)
-        spread = Conv3(self.patch**rank, zero=True, name="head_variance")(h)
+        spread = head(self.patch**rank, zero=True, name="head_variance")(h)
         spread = conv.depth_to_space(spread, self.patch)
         return jnp.concatenate([out, spread], axis=-1)
+
+    def _filtered(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
+        """The noisy patches through linear filters, mixed by the scalars.
+
+        At low noise the answer is most of all the noise itself, as many numbers as
+        there are voxels, which need not pass through the features.
+        """
+        patches = conv.space_to_depth(x, self.patch)
+        size = patches.shape[-1]
+        layer = nn.Dense(
+            self.filters * size,
+            use_bias=False,
+            kernel_init=nn.initializers.zeros,
+            name="head_filters",
+        )
+        terms = layer(patches).reshape(*patches.shape[:-1], self.filters, size)
+        shares = nn.Dense(self.filters, name="embed_filters")(embedding)
+        shares = jnp.expand_dims(shares, (*range(1, x.ndim - 1), x.ndim))
+        return jnp.sum(terms * shares, axis=-2)
 
     def _dense(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, name=name)
 
     def _block(self, level: int, name: str) -> nn.Module:
         block = nn.remat(ResBlock) if level in self.remat else ResBlock
-        return block(self.channels[level], self.groups, self.dtype, name=name)
+        return block(
+            self.channels[level],
+            self.groups,
+            self.dtype,
+            self.norm,
+            self.axial_taps,
+            name=name,
+        )

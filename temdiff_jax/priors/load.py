@@ -174,7 +174,7 @@ def _read_card(path: Path) -> dict[str, Any]:
 def _residual_scale(card: dict[str, Any]) -> ResidualScale:
     scale = card["residual_scale"]
     slopes = jnp.asarray(scale["slopes"], jnp.float32)
-    if slopes.shape != (NUM_FEATURES,):
+    if slopes.ndim != 1 or not 0 < slopes.size <= NUM_FEATURES:
         raise ValueError(f"residual_scale with {slopes.size} slopes")
     return ResidualScale(jnp.float32(scale["intercept"]), slopes)
 

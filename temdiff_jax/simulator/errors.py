@@ -71,9 +71,19 @@ class DrawnErrors(NamedTuple):
 
 
 def draw_errors(
-    key: jax.Array, angles_rad: jax.Array, config: ErrorConfig
+    key: jax.Array,
+    angles_rad: jax.Array,
+    config: ErrorConfig,
+    severity: jax.Array | float = 1.0,
 ) -> DrawnErrors:
-    """Draws one set of errors for a tilt series; a pure function of the key."""
+    """Draws one set of errors for a tilt series; a pure function of the key.
+
+    Args:
+      key: Typed PRNG key.
+      angles_rad: Nominal angles ``[n_tilts]``.
+      config: Spreads.
+      severity: Factor on every error, may be traced; 0 is a perfect series.
+    """
     keys = jax.random.split(key, 10)
     n = angles_rad.shape[0]
     order = jnp.linspace(-0.5, 0.5, n)
@@ -91,7 +101,7 @@ def draw_errors(
     tilt = tilt + angles_rad * uniform(keys[4], config.tilt_scale)
     rotation = normal(keys[5], jnp.deg2rad(config.rotation_deg))
     rotation = rotation + uniform(keys[6], jnp.deg2rad(config.common_rotation_deg))
-    return DrawnErrors(
+    drawn = DrawnErrors(
         shift_u=normal(keys[0], config.shift_px) + drift[0] * order,
         shift_v=normal(keys[1], config.shift_px) + drift[1] * order,
         tilt_rad=tilt,
@@ -106,6 +116,12 @@ def draw_errors(
         thickness=jax.random.uniform(
             jax.random.fold_in(key, 10), minval=1.0 - config.z_shrink, maxval=1.0
         ),
+    )
+    if isinstance(severity, float) and severity == 1.0:
+        return drawn
+    around = DrawnErrors(0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0)
+    return DrawnErrors(
+        *(middle + severity * (x - middle) for middle, x in zip(around, drawn))
     )
 
 

@@ -131,6 +131,7 @@ def simulate_series(
     stain: jax.Array,
     geometry: TiltGeometry,
     config: ImagingConfig,
+    severity: jax.Array | float = 1.0,
 ) -> SimulatedSeries:
     """Images a stain density as a tilt series: a pure function of the key.
 
@@ -143,6 +144,7 @@ def simulate_series(
       stain: Stain density, about [0, 1], ``[z, x, y]`` (the wide volume).
       geometry: Nominal geometry.
       config: Ranges and errors.
+      severity: Factor on every drawn error of geometry and intensity; may be traced.
 
     Returns:
       The series and its truth.
@@ -154,7 +156,7 @@ def simulate_series(
     uniform = lambda k, r: jax.random.uniform(k, minval=r[0], maxval=r[1])  # noqa: E731
     log_dose = uniform(keys[0], (jnp.log(config.dose[0]), jnp.log(config.dose[1])))
     dose = jnp.exp(log_dose)
-    errors = draw_errors(keys[1], geometry.angles_rad, config.errors)
+    errors = draw_errors(keys[1], geometry.angles_rad, config.errors, severity)
     nz = geometry.volume_shape[0]
     inside = None
     if config.errors.z_shrink:

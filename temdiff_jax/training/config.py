@@ -18,6 +18,8 @@ class Scenario:
       thickness: Slab thickness in voxels.
       drop: Probability that a series loses tilts (each with probability 0.3).
       errors: Misalignment of the series.
+      misaligned: Share of the series that have these errors, each times a factor of
+        its own, uniform in [0, 1]; None for all of them at full size.
     """
 
     half_range_deg: tuple[float, float]
@@ -25,6 +27,7 @@ class Scenario:
     thickness: int
     drop: float = 0.25
     errors: ErrorConfig = ALIGNED
+    misaligned: float | None = None
 
 
 SMALL_ERRORS = ErrorConfig(
@@ -52,6 +55,7 @@ class DataConfig:
     Attributes:
       sources: npz files, each ``path:key``, relative to the data folder.
       validation: The same, never trained on.
+      validation_blocks: Held-out blocks of each scenario.
       scenarios: Kinds of series.
       blocks_per_scenario: Blocks simulated per scenario and phase.
       steps_per_phase: Training steps from one phase to the next.
@@ -63,6 +67,9 @@ class DataConfig:
         z, and the surfaces of the slab are part of what the network must know.
       mirror: Whether crops are mirrored at random along z, x and y.
       phantom_fraction: Share of blocks that are procedural phantoms.
+      pool: Phases that are simulated at all; later ones are these again.  0 for no
+        repetition.
+      moments: Whether blocks hold the moments of the tilts, see ``condition.moments``.
       imaging: Ranges of the simulator.
     """
 
@@ -76,6 +83,7 @@ class DataConfig:
         "fib25_medulla/validation_crop0_128.npz:volume",
         "fib25_medulla/validation_crop3_128.npz:volume",
     )
+    validation_blocks: int = 2
     scenarios: tuple[Scenario, ...] = SCENARIOS
     blocks_per_scenario: int = 3
     steps_per_phase: int = 48
@@ -85,6 +93,8 @@ class DataConfig:
     crop: int | tuple[int, int, int] = (0, 32, 32)
     mirror: bool = True
     phantom_fraction: float = 0.15
+    pool: int = 0
+    moments: bool = False
     imaging: ImagingConfig = ImagingConfig(exact_counts=False)
 
 

@@ -26,6 +26,8 @@ from temdiff_jax.simulator.stain import SourceBank
 from temdiff_jax.training import volumes
 from temdiff_jax.training.config import DataConfig, Scenario
 
+# Phases from here on are no part of the training.
+FIRST_RESERVED = 2**31 - 1
 # NumPy while blocks and crops wait on the host, JAX inside a program.
 Array: TypeAlias = Any
 
@@ -38,21 +40,24 @@ class Block(NamedTuple):
       estimate: The quadratic estimate in the same units.
       coverage: ``[z, x, 1]``.
       features: ``[NUM_FEATURES]``.
+      moments: ``[z, x, y, NUM_MOMENTS]``, see ``condition.moments``, or None.
     """
 
     truth: Array
     estimate: Array
     coverage: Array
     features: Array
+    moments: Array | None = None
 
 
 class Batch(NamedTuple):
-    """Crops of one step: arrays ``[b, z, x, y]``, features ``[b, f]``."""
+    """Crops of one step, ``[b, ...]`` of what a ``Block`` holds."""
 
     truth: Array
     estimate: Array
     coverage: Array
     features: Array
+    moments: Array | None = None
 
 
 def wide_shape(scenario: Scenario, data: DataConfig) -> tuple[int, int, int]:
@@ -64,7 +69,7 @@ def wide_shape(scenario: Scenario, data: DataConfig) -> tuple[int, int, int]:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("scenario", "width", "imaging", "num_iters")
+    jax.jit, static_argnames=("scenario", "width", "imaging", "num_iters", "moments")
 )
 def simulate_block(
     key: jax.Array,
@@ -72,11 +77,13 @@ def simulate_block(
     half_range_deg: jax.Array,
     smoothness: jax.Array,
     ridge: jax.Array,
+    severity: jax.Array | float = 1.0,
     *,
     scenario: Scenario,
     width: int,
     imaging: ImagingConfig,
     num_iters: int,
+    moments: bool = False,
 ) -> Block:
     """Images one slab and computes its condition.
 
@@ -85,10 +92,12 @@ def simulate_block(
       stain: Wide slab ``[z, x, y]``.
       half_range_deg: Half the tilt range.
       smoothness, ridge: Of the quadratic estimate, for this range.
-      scenario: Kind of series; its own range of half-ranges is not read.
+      severity: Factor on the errors of the series.
+      scenario: Kind of series; its half-ranges and its ``misaligned`` are not read.
       width: Field of view, columns.
       imaging: Simulator ranges; the scenario's errors replace its own.
       num_iters: Of the quadratic estimate.
+      moments: Whether the block holds them.
 
     Returns:
       A ``Block`` of JAX arrays.
@@ -99,7 +108,7 @@ def simulate_block(
     nz, nx, ny = stain.shape
     geometry = TiltGeometry(angles, (nz, nx, ny), width, None)
     config = dataclasses.replace(imaging, errors=scenario.errors)
-    series = simulate_series(keys[0], stain, geometry, config)
+    series = simulate_series(keys[0], stain, geometry, config, severity)
     lose = jax.random.bernoulli(keys[1], scenario.drop)
     keep = jax.random.bernoulli(keys[2], 0.7, (scenario.num_tilts,))
     # The two outermost tilts stay, so that the nominal range stays what it is.
@@ -110,12 +119,25 @@ def simulate_block(
     ready = condition.prepare(series.tilts, geometry, settings, valid)
     unit = ready.scaling.contrast * ready.level
     truth = (geometry.crop(series.volume) - ready.scaling.mean) / unit
+    swept = None
+    if moments:
+        swept = condition.moments(ready.tilts, geometry, ready.weight)
+        swept = jnp.moveaxis(swept, 0, -1)
     return Block(
         truth,
         geometry.crop(ready.tikhonov) / ready.level,
         geometry.crop(ready.coverage),
         ready.features,
+        swept,
     )
+
+
+def _severity(key: jax.Array, scenario: Scenario) -> float | jax.Array:
+    """Factor on the errors of a series; see ``Scenario.misaligned``."""
+    if scenario.misaligned is None:
+        return 1.0
+    whether, size = jax.random.uniform(jax.random.split(key, 4)[3], (2,))
+    return jnp.where(whether < scenario.misaligned, size, 0.0)
 
 
 _sample_real = jax.jit(sample_stain, static_argnames=("shape",))
@@ -173,15 +195,19 @@ class BlockSource:
             jnp.float32(half_range),
             jnp.float32(settings.smoothness),
             jnp.float32(settings.ridge),
-            scenario=scenario,
+            _severity(key_series, scenario),
+            scenario=dataclasses.replace(scenario, misaligned=None),
             width=self.data.block_width,
             imaging=self.data.imaging,
             num_iters=settings.num_iters,
+            moments=self.data.moments,
         )
-        return Block(*(np.asarray(a) for a in block))
+        return jax.tree.map(np.asarray, block)
 
     def phase(self, phase: int) -> list[Block]:
-        """All blocks of a phase, scenarios interleaved."""
+        """All blocks of a phase, scenarios interleaved; see ``DataConfig.pool``."""
+        if self.data.pool and phase < FIRST_RESERVED:
+            phase %= self.data.pool
         count = len(self.data.scenarios)
         return [
             self.block(phase, i, self.data.scenarios[i % count])
@@ -236,7 +262,13 @@ def _mirrored(crop: Block, flips: np.ndarray) -> Block:
     x and z reverse the sign of the angles.
     """
     cut = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
-    return Block(crop.truth[cut], crop.estimate[cut], crop.coverage[cut], crop.features)
+    moments = crop.moments
+    if moments is not None:
+        sign = -1.0 if flips[0] != flips[1] else 1.0
+        moments = moments[cut] * np.array([1.0, sign, 1.0], moments.dtype)
+    return Block(
+        crop.truth[cut], crop.estimate[cut], crop.coverage[cut], crop.features, moments
+    )
 
 
 def central(block: Block, multiple: int) -> Batch:
@@ -250,8 +282,11 @@ def central(block: Block, multiple: int) -> Batch:
 def _cut(block: Block, start: Sequence[int], sizes: Sequence[int]) -> Block:
     cut = tuple(slice(s, s + c) for s, c in zip(start, sizes, strict=True))
     coverage = np.broadcast_to(block.coverage, block.truth.shape)[cut]
-    return Block(block.truth[cut], block.estimate[cut], coverage, block.features)
+    moments = None if block.moments is None else block.moments[cut]
+    return Block(
+        block.truth[cut], block.estimate[cut], coverage, block.features, moments
+    )
 
 
 def _stack(rows: Sequence[Block]) -> Batch:
-    return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))
+    return Batch(*jax.tree.map(lambda *column: np.stack(column), *rows))

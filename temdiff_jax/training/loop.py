@@ -22,6 +22,7 @@ from temdiff_jax.training import averages, flops
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.data import (
+    FIRST_RESERVED,
     Batch,
     Block,
     BlockSource,
@@ -31,11 +32,12 @@ from temdiff_jax.training.data import (
 from temdiff_jax.training.meter import Meter
 from temdiff_jax.training.optimiser import learning_rate
 from temdiff_jax.training.placement import Placement, make_placement
+from temdiff_jax.training.pool import StoredBlocks
 from temdiff_jax.training.preview import Preview, make_previewer
 from temdiff_jax.training.step import Metrics, TrainState, init_state
 from temdiff_jax.types import InputError
 
-VALIDATION_PHASE = 2**31 - 1
+VALIDATION_PHASE = FIRST_RESERVED
 MAX_BAD_STEPS = 20
 LOG_EVERY = 48
 ACCEPTED = Metrics._fields.index("accepted")
@@ -81,6 +83,7 @@ def train(
     initial: Prior | None = None,
     should_stop: Callable[[int], str | None] | None = None,
     watch: Watch = NOBODY,
+    blocks: str | None = None,
 ) -> TrainState:
     """Trains, or goes on training, until ``optim.num_steps``.
 
@@ -96,6 +99,7 @@ def train(
       initial: Released prior whose weights and residual scale a new run starts from.
       should_stop: ``steps done -> why to save and stop now, or None``; see ``signals``.
       watch: Who sees more of the run than the log.
+      blocks: Folder where simulated blocks are kept, see ``pool``; None keeps none.
 
     Returns:
       The last state.
@@ -108,10 +112,10 @@ def train(
     place = _place(config)
     folder, keep = f"{workdir}/checkpoints", config.keep_checkpoints
     with (
-        contextlib.closing(_phases(config, data_dir)) as blocks_of,
+        contextlib.closing(_phases(config, data_dir, blocks)) as blocks_of,
         Checkpoints(folder, keep=keep, log=log) as checkpoints,
     ):
-        inspect = _Inspection(config, place, data_dir, watch)
+        inspect = _Inspection(config, place, data_dir, watch, blocks)
         state, scale = _begin(config, place, blocks_of, checkpoints, log, initial)
         key, scale_there = place.key(config.seed + 1), place.put_scale(scale)
         journal = _Journal(config, log, started, watch)
@@ -154,10 +158,14 @@ def _place(config: TrainConfig) -> Placement:
     return make_placement(config, network, init)
 
 
-def _phases(config: TrainConfig, data_dir: str) -> Phases:
+def _phases(config: TrainConfig, data_dir: str, folder: str | None) -> Phases:
     names = config.data.sources
     source = BlockSource.from_files(data_dir, names, config.data, config.seed)
-    return Phases(source, config.data.phases_kept)
+    return Phases(_stored(source, folder), config.data.phases_kept)
+
+
+def _stored(source: BlockSource, folder: str | None) -> BlockSource | StoredBlocks:
+    return source if folder is None else StoredBlocks(source, folder)
 
 
 class Phases:
@@ -167,7 +175,7 @@ class Phases:
     looking ahead changes no example.
     """
 
-    def __init__(self, source: BlockSource, kept: int = 1):
+    def __init__(self, source: BlockSource | StoredBlocks, kept: int = 1):
         self._source = source
         self._kept = kept
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
@@ -260,11 +268,16 @@ class _Inspection:
     """The validation, and the slices that are shown with it."""
 
     def __init__(
-        self, config: TrainConfig, place: Placement, data_dir: str, watch: Watch
+        self,
+        config: TrainConfig,
+        place: Placement,
+        data_dir: str,
+        watch: Watch,
+        blocks: str | None = None,
     ) -> None:
         self._config = config
         self._place = place
-        self._batches = _validation_batches(config, data_dir)
+        self._batches = _validation_batches(config, data_dir, blocks)
         self._watch = watch
         self._preview = make_previewer(place.network, place.put_central, config.data)
 
@@ -369,10 +382,21 @@ def _meta(config: TrainConfig, scale: condition.ResidualScale) -> dict:
     }
 
 
-def _validation_batches(config: TrainConfig, data_dir: str) -> list[Batch]:
-    data = dataclasses.replace(config.data, phantom_fraction=0.0, blocks_per_scenario=2)
+def _validation_batches(
+    config: TrainConfig, data_dir: str, folder: str | None = None
+) -> list[Batch]:
+    """Held-out blocks; aligned ones, where a scenario has both."""
+    data = dataclasses.replace(
+        config.data,
+        phantom_fraction=0.0,
+        blocks_per_scenario=config.data.validation_blocks,
+        scenarios=tuple(
+            s if s.misaligned is None else dataclasses.replace(s, misaligned=0.0)
+            for s in config.data.scenarios
+        ),
+    )
     source = BlockSource.from_files(data_dir, data.validation, data, config.seed)
-    blocks = source.phase(VALIDATION_PHASE)
+    blocks = _stored(source, folder).phase(VALIDATION_PHASE)
     return [central(block, config.network.multiple) for block in blocks]
 
 

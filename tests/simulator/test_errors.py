@@ -194,3 +194,31 @@ def test_thickness_is_drawn_within_its_bound():
     ]
     assert 0.7 <= min(drawn) < 0.8 and 0.9 < max(drawn) <= 1.0
     assert float(NONE.thickness) == 1.0
+
+
+EVERY_ERROR = dataclasses.replace(
+    errors.IMPERFECT,
+    drift_px=1.0,
+    magnification=0.01,
+    ramp=0.1,
+    offset=0.1,
+    z_shrink=0.3,
+)
+
+
+def test_severity_is_a_factor_on_every_error():
+    key = jax.random.key(3)
+    full = errors.draw_errors(key, ANGLES, EVERY_ERROR)
+    half = errors.draw_errors(key, ANGLES, EVERY_ERROR, 0.5)
+    for name, none in NONE._asdict().items():
+        of_full, of_half = (getattr(drawn, name) - none for drawn in (full, half))
+        np.testing.assert_allclose(of_half, 0.5 * of_full, atol=1e-6, err_msg=name)
+        assert np.any(np.abs(of_full) > 1e-4), name
+
+
+def test_a_traced_severity_of_zero_is_a_perfect_series():
+    draw = jax.jit(
+        lambda s: errors.draw_errors(jax.random.key(3), ANGLES, EVERY_ERROR, s)
+    )
+    for drawn, none in zip(draw(0.0), NONE, strict=True):
+        np.testing.assert_array_equal(drawn, none)

@@ -1,0 +1,65 @@
+"""Simulates the blocks of a training run ahead of it, or beside it.
+
+    python -m launch.simulate_pool --config=configs/default_prior.py --data_dir=DATA \\
+        --blocks=runs/blocks --part=0 --parts=2
+
+Several of these may run at once, each with a part of the phases of ``data.pool``;
+``launch.train --blocks`` reads what they wrote and simulates what is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from launch import runtime
+from launch.train import load_config, override
+from temdiff_jax.training.data import BlockSource
+from temdiff_jax.training.pool import StoredBlocks
+from temdiff_jax.types import InputError
+
+
+def define_flags() -> None:
+    """Defines the flags; not on import, so that programs can be imported together."""
+    flags.DEFINE_string("config", None, "With get_config(); data.pool says how many.")
+    flags.DEFINE_string("data_dir", None, "Folder of the source volumes.")
+    flags.DEFINE_string("blocks", None, "Folder that keeps the blocks.")
+    flags.DEFINE_multi_string("set", [], "Override: section.field=value.")
+    flags.DEFINE_integer("part", 0, "Which share of the phases, from 0.", 0)
+    flags.DEFINE_integer("parts", 1, "Of how many.", 1)
+    flags.mark_flags_as_required(["config", "data_dir", "blocks"])
+
+
+def main(argv: Sequence[str]) -> None:
+    """Simulates every phase of the part that is not there yet."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    given = flags.FLAGS
+    runtime.prefer_own_convolutions()
+    try:
+        config = load_config(given.config)
+        for assignment in given.set:
+            config = override(config, assignment)
+        data = config.data
+        if not data.pool:
+            raise InputError(
+                "data.pool: expected the number of phases to simulate, got 0; set it, "
+                "for instance with --set=data.pool=48"
+            )
+        source = BlockSource.from_files(given.data_dir, data.sources, data, config.seed)
+        stored = StoredBlocks(source, given.blocks)
+        for phase in range(given.part, data.pool, given.parts):
+            began = time.monotonic()
+            stored.phase(phase)
+            print(f"phase {phase}: {time.monotonic() - began:.1f} s", flush=True)
+    except InputError as error:
+        print(f"simulate_pool: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
