@@ -37,7 +37,15 @@ def get_config() -> TrainConfig:
     )
     return TrainConfig(
         name="default",
-        network=NetworkConfig(channels=(96, 128, 128), blocks=(2, 2, 2), patch=4),
+        network=NetworkConfig(
+            channels=(96, 128, 128),
+            blocks=(2, 2, 2),
+            patch=4,
+            norm="rms",
+            grown=(0, 2, 1),
+            filters=4,
+            features=5,
+        ),
         data=DataConfig(
             scenarios=scenarios,
             block_width=96,
@@ -48,5 +56,12 @@ def get_config() -> TrainConfig:
             validation_blocks=3,
             imaging=ImagingConfig(exact_counts=False, dose=(1000.0, 20000.0)),
         ),
-        optim=OptimConfig(batch=3, mean_fraction=0.67, num_steps=9400),
+        optim=OptimConfig(
+            batch=3,
+            mean_fraction=0.67,
+            learning_rate=1e-3,
+            num_steps=1900,
+            decay_steps=1400,
+            average_lengths=(0.05, 0.1),
+        ),
     )

@@ -12,9 +12,11 @@ as many operations per voxel as the prior's; docs/rivals.md has the differences 
 the paper's network.
 """
 
+import dataclasses
+
+from configs import default_prior
 from temdiff_jax.model import NetworkConfig
-from temdiff_jax.simulator import ImagingConfig
-from temdiff_jax.training.config import DataConfig, OptimConfig, TrainConfig
+from temdiff_jax.training.config import OptimConfig, TrainConfig
 
 
 def get_config() -> TrainConfig:
@@ -28,16 +30,13 @@ def get_config() -> TrainConfig:
             planar=True,
             target="volume",
         ),
-        data=DataConfig(
-            # Four neighbouring slices of each of many blocks.
-            crop=(0, 48, 4),
-            imaging=ImagingConfig(exact_counts=False, dose=(1500.0, 20000.0)),
-        ),
+        # Four neighbouring slices of each of many blocks.
+        data=dataclasses.replace(default_prior.get_config().data, crop=(0, 48, 4)),
         optim=OptimConfig(
-            batch=16,
+            batch=36,
             mean_fraction=0.0,
             drop_condition=0.0,
-            num_steps=7800,
-            decay_steps=3000,
+            num_steps=5700,
+            decay_steps=2500,
         ),
     )

@@ -17,6 +17,10 @@ convolutions and matrix products of a step, counted in the traced program
 (``temdiff_jax.training.flops``), their rate, and its share of the rate of a large
 matrix product on the same machine (MFU).
 
+``--convolutions`` prints a second table: what each kind of convolution of the network
+reaches on its finest level, forward and in its two gradients.  XLA_FLAGS may hold the
+option of ``launch.runtime`` with another value, to compare.
+
 ``--native`` adds a row with every 3x3x3 convolution left to the platform's own 3-D one.
 ``--torch_python`` adds a row with the same network in PyTorch on the CPU, in an
 environment of its own (third_party/README.md), Adam whatever the configuration: compare
@@ -76,6 +80,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("set", [], "section.field=value, repeatable.")
     flags.DEFINE_integer("repeats", 6, "Timed calls.", 1)
     flags.DEFINE_bool("native", False, "A row with the platform's 3-D convolutions.")
+    flags.DEFINE_bool("convolutions", False, "A table of single convolutions.")
     flags.DEFINE_string(
         "torch_python", None, "Interpreter with PyTorch, for a row of it."
     )
@@ -186,10 +191,17 @@ def torch_inputs(config: TrainConfig) -> dict[str, np.ndarray]:
       InputError: The peer has no such network.
     """
     shape = config.network
-    if shape.planar or not shape.conditional or shape.patch <= 2:
+    plain = (shape.norm, shape.axial_taps, shape.filters, shape.grown, shape.features)
+    if (
+        shape.planar
+        or not shape.conditional
+        or shape.patch <= 2
+        or plain != ("group", 0, 0, (), 4)
+    ):
         raise InputError(
             "--torch_python: expected a conditional network of volumes on patches of "
-            f"more than 2 voxels, got {shape}; leave the flag out"
+            "more than 2 voxels, with cubic convolutions and group norms alone and 4 "
+            f"features, got {shape}; leave the flag out"
         )
     network = make_network(shape.architecture)
     rng = np.random.default_rng(1)
@@ -204,7 +216,9 @@ def torch_inputs(config: TrainConfig) -> dict[str, np.ndarray]:
     level, present = jnp.full((size,), -0.3), jnp.ones((size,))
     given = Condition(batch.estimate, batch.coverage, batch.features, present)
     output = jax.jit(network.apply)(params, batch.truth, level, given)
-    scalars = np.concatenate([level[:, None], present[:, None], batch.features], axis=1)
+    scalars = np.concatenate(
+        [level[:, None], present[:, None], batch.features[:, :4]], axis=1
+    )
     flat, _ = jax.tree_util.tree_flatten_with_path(params)
     held = {
         "params/" + jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -316,6 +330,47 @@ def torch_row(config: TrainConfig, python: str, repeats: int, peak: float) -> st
     return row(adam, timing, peak, note)
 
 
+CONVOLUTIONS: dict[str, tuple[Callable, tuple[int, ...]]] = {
+    "3 x 3 x 3, three planes": (conv.conv3d_planes, (3, 3, 3)),
+    "3 x 3 x 3, depth taps as channels": (conv.conv3d_stacked, (3, 3, 3)),
+    "3 x 3 x 3, native": (conv.conv3d_native, (3, 3, 3)),
+    "3 x 3 across the depth": (conv.lateral, (3, 3)),
+    "7 along the depth": (conv.axial, (7,)),
+}
+
+
+def convolution_rows(config: TrainConfig, repeats: int) -> list[str]:
+    """GFLOP/s of each convolution on the finest level of a batch, and of its slopes."""
+    shape, width = random_batch(config).truth.shape, config.network.channels[0]
+    extents_of_level = [n // config.network.patch for n in shape[1:]]
+    key = jax.random.key(0)
+    x = jax.random.normal(key, (shape[0], *extents_of_level, width))
+    rows = []
+    for name, (function, taps) in CONVOLUTIONS.items():
+        kernel = jax.random.normal(key, (*taps, width, width))
+        gigas = 2 * x.size * width * int(np.prod(taps)) / meter.GB
+        with_input = jax.jit(lambda x, g, k=kernel, f=function: _slope(f, 0, x, k, g))
+        with_kernel = jax.jit(lambda x, g, k=kernel, f=function: _slope(f, 1, x, k, g))
+        forward = jax.jit(lambda x, _, k=kernel, f=function: f(x, k))
+        seconds = [
+            smallest(lambda call=call: call(x, x), repeats)
+            for call in (forward, with_input, with_kernel)
+        ]
+        cells = [f"{gigas / s:.0f}" for s in (*seconds, sum(seconds) / 3)]
+        rows.append("| " + " | ".join([name, *cells]) + " |")
+    return rows
+
+
+def _slope(function, which, x, kernel, given):
+    """Gradient with respect to the input (0) or the kernel (1) alone."""
+    held = (x, kernel)
+
+    def part(value):
+        return function(*(value if i == which else held[i] for i in range(2)))
+
+    return jax.vjp(part, held[which])[1](given)[0]
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
     if len(argv) > 1:
@@ -328,6 +383,10 @@ def main(argv: Sequence[str]) -> None:
             config = override(config, assignment)
         peak = meter.product_peak(config.network.dtype)
         print(f"matrix product, {config.network.dtype}: {peak / meter.GB:.1f} GFLOP/s")
+        if given.convolutions:
+            print("| convolution, GFLOP/s | forward | input | kernel | all three |")
+            print("|---" * 5 + "|")
+            print("\n".join(convolution_rows(config, given.repeats)))
         print("| " + " | ".join(COLUMNS) + " |")
         print("|---" * len(COLUMNS) + "|")
         print(measure(config, given.repeats, peak))

@@ -33,6 +33,7 @@ class Prepared(NamedTuple):
         sees volumes divided by it.
       coverage: Seen-ness ``[z, x, 1]``.
       features: Scalars ``[NUM_FEATURES]``.
+      moments: ``[NUM_MOMENTS, z, x, y]`` over the field of view, see ``with_moments``.
     """
 
     scaling: noise.Scaling
@@ -42,6 +43,7 @@ class Prepared(NamedTuple):
     level: jax.Array
     coverage: jax.Array
     features: jax.Array
+    moments: jax.Array | None = None
 
 
 def features(
@@ -202,6 +204,14 @@ def moments(tilts: jax.Array, geometry: TiltGeometry, weight: jax.Array) -> jax.
     slope = first / jnp.maximum(jnp.sum(used * along**2), 1e-6)
     deviation = jnp.sqrt(jnp.maximum(second / count - mean**2, 0.0))
     return jnp.stack([mean, slope, deviation])
+
+
+def with_moments(ready: Prepared, geometry: TiltGeometry) -> Prepared:
+    """A prepared series with the moments of its tilts, for networks that see them."""
+    weight = ready.weight
+    if isinstance(weight, weighting.Precision):
+        weight = weight.per_tilt(geometry.tilts_shape)
+    return ready._replace(moments=moments(ready.tilts, geometry, weight))
 
 
 class ResidualScale(NamedTuple):

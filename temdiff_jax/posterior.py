@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -115,16 +115,21 @@ def denoiser(
     """
     estimate = geometry.crop(ready.tikhonov) / ready.level
     seen = jnp.broadcast_to(geometry.crop(ready.coverage), estimate.shape)
+    swept: Sequence[jax.Array] = ()
+    if network.config.moments:
+        assert ready.moments is not None
+        swept = tuple(ready.moments)
 
     def apply(x, sigma):
         batch = x.shape[0]
 
-        def one_window(x, estimate, seen):
+        def one_window(x, estimate, seen, *swept):
             here = Condition(
                 estimate,
                 seen,
                 jnp.broadcast_to(ready.features, (batch, *ready.features.shape)),
                 jnp.ones((batch,)),
+                jnp.stack(swept, axis=-1) if swept else None,
             )
             return parameterisation.denoise(
                 lambda scaled, level: network.apply(params, scaled, level, here),
@@ -132,7 +137,8 @@ def denoiser(
                 jnp.full((batch,), sigma),
             )
 
-        fields = [x, *(jnp.broadcast_to(f, x.shape) for f in (estimate, seen))]
+        given = (estimate, seen, *swept)
+        fields = [x, *(jnp.broadcast_to(f, x.shape) for f in given)]
         return tiling.apply_windowed(
             one_window, fields, window=window, multiple=network.config.multiple
         )
@@ -141,10 +147,24 @@ def denoiser(
 
 
 def _mirror(volume: jax.Array, flips: jax.Array) -> jax.Array:
-    """Mirrors ``[z, x, y]`` along the axes whose flag is set, ``[3]``."""
+    """Mirrors ``[..., z, x, y]`` along the axes whose flag is set, ``[3]``."""
     for axis in range(3):
-        volume = jnp.where(flips[axis], jnp.flip(volume, axis), volume)
+        volume = jnp.where(flips[axis], jnp.flip(volume, axis - 3), volume)
     return volume
+
+
+def _mirror_series(ready: condition.Prepared, flips: jax.Array) -> condition.Prepared:
+    """What the network would be told of the mirrored specimen."""
+    moments = ready.moments
+    if moments is not None:
+        sign = jnp.where(flips[0] != flips[1], -1.0, 1.0)
+        signs = jnp.stack([1.0, sign, 1.0])[:, None, None, None]
+        moments = _mirror(moments, flips) * signs
+    return ready._replace(
+        tikhonov=_mirror(ready.tikhonov, flips),
+        coverage=_mirror(ready.coverage, flips),
+        moments=moments,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("network", "options"))
@@ -167,14 +187,13 @@ def mean_estimate(
     Returns:
       Wide normalised volumes ``[z, x, y]``: after and before the update.
     """
+    if network.config.moments:
+        ready = condition.with_moments(ready, geometry)
     frame = frame_of(ready, scale)
     zeros = jnp.zeros((1, *geometry.crop(ready.tikhonov).shape))
 
     def one_mirror(flips: jax.Array) -> jax.Array:
-        here = ready._replace(
-            tikhonov=_mirror(ready.tikhonov, flips),
-            coverage=_mirror(ready.coverage, flips),
-        )
+        here = _mirror_series(ready, flips)
         guess = denoiser(network, params, here, geometry, options.window)
         return _mirror(guess(zeros, parameterisation.SIGMA_MEAN)[0], flips)
 
@@ -204,6 +223,8 @@ def make_kernel(
     options: Options,
 ) -> algebra.Kernel:
     """The default sampler: denoiser, proximal consistency in every step, a solver."""
+    if network.config.moments:
+        ready = condition.with_moments(ready, geometry)
     frame = frame_of(ready, scale)
     guess = denoiser(network, params, ready, geometry, options.window)
     data = consistency.proximal_consistency(

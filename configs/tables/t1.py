@@ -38,6 +38,8 @@ RUNS = (
     Run(name="dds_3d", weights="diffusion_mbir"),
     Run(name="dds"),
     Run(name="mean"),
+    Run(name="mean, robust", method="mean", settings={"weighting": "robust"}),
+    Run(name="mean, low-rank", method="mean", settings={"weighting": "low-rank"}),
     Run(name="posterior", samples=8, steps=8),
 )
 

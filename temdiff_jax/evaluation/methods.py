@@ -19,6 +19,8 @@ from temdiff_jax.types import InputError
 # Methods that take settings of their own.
 _SETTABLE = ("mean", "posterior")
 _METRIC = ("smoothness", "ridge")
+# Argument of `reconstruct`.
+_WEIGHTING = "weighting"
 
 Priors = Mapping[str, str]
 
@@ -42,8 +44,9 @@ class Method:
 def make_method(run: Run, seed: int, priors: Priors) -> Method:
     """The method of a run.
 
-    Its settings are the fields of `posterior.Options` and `posterior.Knobs`, and
-    "smoothness" and "ridge" of the error metric of its update instead of the prior's.
+    Its settings are the fields of `posterior.Options` and `posterior.Knobs`,
+    "smoothness" and "ridge" of the error metric of its update instead of the prior's,
+    and "weighting" as `reconstruct` takes it.
 
     Args:
       run: As configured.
@@ -117,7 +120,12 @@ def split_settings(
     options = {k: v for k, v in run.settings.items() if k in posterior.Options._fields}
     knobs = {k: v for k, v in run.settings.items() if k in posterior.Knobs._fields}
     metric = {k: v for k, v in run.settings.items() if k in _METRIC}
-    known = [*posterior.Options._fields, *posterior.Knobs._fields, *_METRIC]
+    known = [
+        *posterior.Options._fields,
+        *posterior.Knobs._fields,
+        *_METRIC,
+        _WEIGHTING,
+    ]
     unknown = [name for name in run.settings if name not in known]
     if unknown or (run.settings and run.kind not in _SETTABLE):
         raise InputError(
@@ -158,6 +166,7 @@ def configured(
             num_samples=run.samples,
             num_steps=run.steps,
             key=seed,
+            weighting=run.settings.get(_WEIGHTING, "off"),
             keep_samples=True,
             options=options,
             knobs=knobs,

@@ -68,6 +68,8 @@ class NetworkConfig:
       axial_taps: 0, or the taps along z of residual blocks whose convolutions act
         across the depth and along it in turn, see ``unet.ResBlock``.
       filters: Linear filters of the noisy patches, see ``unet.UNet``.
+      grown: Further residual blocks per level, see ``unet.UNet``; fresh ones change
+        nothing, so that a trained network can be made larger.
       features: How many of the scalars it is shown.
       moments: Whether it is shown the moments of the tilts at every voxel.
     """
@@ -86,6 +88,7 @@ class NetworkConfig:
     norm: str = "group"
     axial_taps: int = 0
     filters: int = 0
+    grown: tuple[int, ...] = ()
     features: int = 4
     moments: bool = False
 
@@ -139,6 +142,7 @@ def make_network(config: NetworkConfig) -> Network:
         norm=config.norm,
         axial_taps=config.axial_taps,
         filters=config.filters,
+        grown=tuple(config.grown),
     )
 
     def inputs(x, noise_level, condition):
@@ -211,6 +215,12 @@ def _check(config: NetworkConfig) -> None:
             "network.axial_taps: expected 0, or an odd number in a network of volumes, "
             f"got {config.axial_taps} with planar={config.planar}; correct the "
             "configuration"
+        )
+    if config.grown and (config.planar or len(config.grown) != len(config.channels)):
+        raise InputError(
+            f"network.grown: expected {len(config.channels)} numbers, one a level, "
+            f"in a network of volumes, got {config.grown} with "
+            f"planar={config.planar}; correct the configuration"
         )
     levels = range(len(config.channels))
     if not set(config.remat) <= set(levels):

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from temdiff_jax.model import conv
 
 NORMS = ("group", "rms")
+# Taps along the depth of further blocks in a network of cubic ones.
+GROWN_TAPS = 7
 
 
 class Conv3(nn.Module):
@@ -127,6 +129,8 @@ class UNet(nn.Module):
         Parameters, the embedding, the head and the output are float32.
       norm, axial_taps: See ``ResBlock``.
       filters: Linear filters of the noisy patches that are added to the answer.
+      grown: Further residual blocks per level on the way down, across and along the
+        depth and with a norm of single voxels.
       log_variance: Whether a second head, which does not reach the features through
         its gradient, adds a channel.
     """
@@ -142,6 +146,7 @@ class UNet(nn.Module):
     norm: str = "group"
     axial_taps: int = 0
     filters: int = 0
+    grown: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, scalars: jax.Array) -> jax.Array:
@@ -167,6 +172,8 @@ class UNet(nn.Module):
                 h = self._dense(features, f"down_{level}")(conv.space_to_depth(h))
             for block in range(count):
                 h = self._block(level, f"down_{level}_{block}")(h, e)
+            for block in range(self.grown[level] if self.grown else 0):
+                h = self._block(level, f"grown_{level}_{block}", grown=True)(h, e)
             skips.append(h)
         h = skips.pop()
         for level in reversed(range(len(self.channels) - 1)):
@@ -213,13 +220,9 @@ class UNet(nn.Module):
     def _dense(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, name=name)
 
-    def _block(self, level: int, name: str) -> nn.Module:
+    def _block(self, level: int, name: str, *, grown: bool = False) -> nn.Module:
         block = nn.remat(ResBlock) if level in self.remat else ResBlock
-        return block(
-            self.channels[level],
-            self.groups,
-            self.dtype,
-            self.norm,
-            self.axial_taps,
-            name=name,
-        )
+        taps = self.axial_taps or (GROWN_TAPS if grown else 0)
+        norm = "rms" if grown else self.norm
+        features = self.channels[level]
+        return block(features, self.groups, self.dtype, norm, taps, name=name)

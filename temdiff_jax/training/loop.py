@@ -29,13 +29,13 @@ from temdiff_jax.training.data import (
     central,
     cut_batch,
 )
+from temdiff_jax.training.growth import grow
 from temdiff_jax.training.meter import Meter
 from temdiff_jax.training.optimiser import learning_rate
 from temdiff_jax.training.placement import Placement, make_placement
 from temdiff_jax.training.pool import StoredBlocks
 from temdiff_jax.training.preview import Preview, make_previewer
 from temdiff_jax.training.step import Metrics, TrainState, init_state
-from temdiff_jax.types import InputError
 
 VALIDATION_PHASE = FIRST_RESERVED
 MAX_BAD_STEPS = 20
@@ -313,14 +313,9 @@ def _begin(
     """
     latest = checkpoints.latest()
     if latest is None and initial is not None:
-        if initial.network.config.architecture != config.network.architecture:
-            raise InputError(
-                f"initial weights: expected the network {config.network}, got "
-                f"{initial.network.config}; use a configuration with that network"
-            )
         log(f"no checkpoint: starting from the prior {initial.card.get('name')}")
-        params = place.put_params(initial.params)
-        ema = place.put_params(initial.params)
+        weights = grow(initial, config)
+        params, ema = place.put_params(weights), place.put_params(weights)
         state = place.fresh()._replace(params=params, ema_params=ema)
         scale = initial.residual_scale
     elif latest is None:

@@ -23,8 +23,8 @@ TINY = NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4)
 def test_batch_has_the_shape_of_the_thickest_crop():
     config = train.load_config("configs/default_prior.py")
     batch = benchmark_training.random_batch(config)
-    assert batch.truth.shape == batch.coverage.shape == (3, 96, 32, 32)
-    assert batch.features.shape == (3, 4)
+    assert batch.truth.shape == batch.coverage.shape == (3, 96, 48, 48)
+    assert batch.features.shape == (3, NUM_FEATURES)
 
 
 def test_optax_orthogonalises_the_same_kernels_alike():
@@ -134,3 +134,29 @@ def test_smallest_time_is_that_of_a_warm_call():
         return jnp.zeros(())
 
     assert benchmark_training.smallest(call, 3) > 0 and len(calls) == 4
+
+
+def test_every_convolution_has_a_row_of_rates():
+    rows = benchmark_training.convolution_rows(small(), 1)
+    assert len(rows) == len(benchmark_training.CONVOLUTIONS)
+    for row, name in zip(rows, benchmark_training.CONVOLUTIONS, strict=True):
+        first, *rates = cells(row.rstrip("|"))
+        assert first == name and len(rates) == 4
+        assert all(float(rate) >= 0 for rate in rates)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("name", benchmark_training.CONVOLUTIONS)
+def test_slopes_are_those_of_the_convolution(name, which):
+    function, taps = benchmark_training.CONVOLUTIONS[name]
+    rng = np.random.default_rng(0)
+    x, given = (rng.normal(size=(1, 8, 4, 4, 3)).astype(np.float32) for _ in range(2))
+    kernel = rng.normal(size=(*taps, 3, 3)).astype(np.float32)
+    slope = benchmark_training._slope(function, which, x, kernel, given)
+    # A linear map: <A v, g> = <v, A^T g>.
+    value = (x, kernel)[which]
+    other = rng.normal(size=value.shape).astype(np.float32)
+    moved = function(*((other, kernel) if which == 0 else (x, other)))
+    np.testing.assert_allclose(
+        np.sum(moved * given), np.sum(other * slope), rtol=1e-3, atol=1e-2
+    )

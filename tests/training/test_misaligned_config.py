@@ -12,7 +12,9 @@ def test_misaligned_scenarios_are_the_default_ones_with_every_error():
     hash(config)
     pairs = list(zip(config.data.scenarios, plain.data.scenarios, strict=True))
     for found, default in pairs:
-        assert dataclasses.replace(found, errors=default.errors) == default
+        as_default = {"errors": default.errors, "misaligned": default.misaligned}
+        assert dataclasses.replace(found, **as_default) == default
+        assert found.misaligned is None
         recorded = found.errors.drift_px > 0
         none = {
             name
