@@ -60,6 +60,19 @@ def evaluate(
             "shifts, tilt, rotation, dose. Its rows are kept in files of their own.",
         ),
     ] = "aligned",
+    prior: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE", help="Prior of `mean` and `posterior`, for each --out."
+        ),
+    ] = "default",
+    weighting: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(options.WEIGHTINGS),
+            help="Of `mean` and `posterior`; the same in all rows of an --out.",
+        ),
+    ] = "off",
     out: Annotated[
         pathlib.Path | None,
         typer.Option(
@@ -73,6 +86,7 @@ def evaluate(
     names = options.parse_names("--methods", methods, METHODS)
     options.check_choice("--stain", stain, STAINS)
     options.check_choice("--regime", regime, REGIMES)
+    options.check_choice("--weighting", weighting, options.WEIGHTINGS)
 
     from temdiff_jax.evaluation import protocol, tables
 
@@ -92,7 +106,14 @@ def evaluate(
     rows = protocol.evaluate(
         truths,
         schemes,
-        runner.standard_methods(names, num_samples=samples, num_steps=steps, seed=seed),
+        runner.standard_methods(
+            names,
+            num_samples=samples,
+            num_steps=steps,
+            seed=seed,
+            prior=prior,
+            weighting=weighting,
+        ),
         runner.make_simulate(errors=IMPERFECT)
         if regime == "imperfect"
         else runner.simulate_case,

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from temdiff_jax import baselines, layout, rivals
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.priors import Prior
+from temdiff_jax.priors import Prior, load_prior
 from temdiff_jax.reconstruction import DEFAULT_SAMPLES, DEFAULT_STEPS, reconstruct
 from temdiff_jax.simulator import ALIGNED, ErrorConfig, ImagingConfig, simulate_series
 from temdiff_jax.types import InputError
@@ -77,6 +77,7 @@ def standard_methods(
     seed: int = 0,
     prior: AnyPrior = "default",
     priors: Mapping[str, AnyPrior] | None = None,
+    weighting: str = "off",
 ) -> dict[str, Method]:
     """Methods by name, each ``(tilts, angles_deg, thickness) -> volume(s)``.
 
@@ -87,6 +88,7 @@ def standard_methods(
       prior: Of the learned ones.
       priors: Weights by the name of the method, for those of ``OWN_WEIGHTS``.  Some
         share them, see ``rivals.SHARED_WEIGHTS``; "dds" takes ``prior`` without any.
+      weighting: Of "mean" and "posterior", as ``reconstruct`` takes it.
 
     Returns:
       Callables; "posterior" yields two rows, the mean and one sample.
@@ -99,9 +101,10 @@ def standard_methods(
         if name in BASELINES:
             methods[name] = _baseline(getattr(baselines, name))
         elif name == "mean":
-            methods[name] = _mean_call(prior)
+            methods[name] = Learned(_mean_call(prior, weighting), prior, weighting)
         elif name == "posterior":
-            methods[name] = _posterior(prior, num_samples, num_steps, seed)
+            function = _posterior(prior, num_samples, num_steps, seed, weighting)
+            methods[name] = Learned(function, prior, weighting)
         elif name == "regression":
             methods[name] = _mean_call(_own_weights(name, priors or {}, None))
         elif name in rivals.RIVALS:
@@ -159,6 +162,28 @@ class Rival:
         return own.num_samples * own.num_steps * own.calls
 
 
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """A method of the prior, with what its rows must share to be one method's."""
+
+    function: Method
+    prior: AnyPrior
+    weighting: str
+
+    def __call__(
+        self, tilts: np.ndarray, angles_deg: np.ndarray, thickness: int
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """As ``function``."""
+        return self.function(tilts, angles_deg, thickness)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Digits of the sha256 of the prior, and the weighting."""
+        prior = self.prior
+        loaded = load_prior(prior) if isinstance(prior, str | Path) else prior
+        return {"prior": loaded.sha256[:16], "weighting": self.weighting}
+
+
 def _baseline(function: Callable[..., np.ndarray]) -> Method:
     def method(tilts: np.ndarray, angles_deg: np.ndarray, thickness: int) -> np.ndarray:
         return function(tilts, angles_deg, thickness=thickness)
@@ -166,7 +191,7 @@ def _baseline(function: Callable[..., np.ndarray]) -> Method:
     return method
 
 
-def _mean_call(prior: AnyPrior) -> Method:
+def _mean_call(prior: AnyPrior, weighting: str = "off") -> Method:
     def method(tilts: np.ndarray, angles_deg: np.ndarray, thickness: int) -> np.ndarray:
         result = reconstruct(
             tilts,
@@ -174,6 +199,7 @@ def _mean_call(prior: AnyPrior) -> Method:
             thickness=thickness,
             sampler="mean",
             prior=prior,
+            weighting=weighting,
             contrast="bright",
         )
         return result.mean
@@ -182,7 +208,11 @@ def _mean_call(prior: AnyPrior) -> Method:
 
 
 def _posterior(
-    prior: AnyPrior, num_samples: int | None, num_steps: int | None, seed: int
+    prior: AnyPrior,
+    num_samples: int | None,
+    num_steps: int | None,
+    seed: int,
+    weighting: str = "off",
 ) -> Method:
     samples = DEFAULT_SAMPLES if num_samples is None else num_samples
     steps = DEFAULT_STEPS if num_steps is None else num_steps
@@ -195,6 +225,7 @@ def _posterior(
             angles_deg,
             thickness=thickness,
             sampler="posterior",
+            weighting=weighting,
             num_samples=samples,
             num_steps=steps,
             key=seed,

@@ -70,6 +70,10 @@ class DrawnErrors(NamedTuple):
     thickness: jax.Array
 
 
+# A perfect series, field by field.
+NO_ERROR = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0)
+
+
 def draw_errors(
     key: jax.Array,
     angles_rad: jax.Array,
@@ -119,9 +123,8 @@ def draw_errors(
     )
     if isinstance(severity, float) and severity == 1.0:
         return drawn
-    around = DrawnErrors(0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0)
     return DrawnErrors(
-        *(middle + severity * (x - middle) for middle, x in zip(around, drawn))
+        *(none + severity * (x - none) for none, x in zip(NO_ERROR, drawn, strict=True))
     )
 
 

@@ -59,7 +59,7 @@ class Examples:
             crop=config.crop,
             mirror=config.mirror,
         )
-        return Block(*(array[row] for array in batch))
+        return Block(*(None if a is None else a[row] for a in batch))
 
     def _blocks(self, phase: int) -> list[Block]:
         kept = self.source.data.phases_kept

@@ -71,8 +71,22 @@ def test_prints_the_table_of_cases_and_methods(volume, runner, capsys):
     assert psnr[0] < psnr[1]
     assert "Protocol volume-v1" in captured.out
     assert "truth.mrc 10/5 fbp: PSNR" in captured.err
-    assert runner["options"] == {"num_samples": 2, "num_steps": 12, "seed": 3}
+    assert runner["options"] == {
+        "num_samples": 2,
+        "num_steps": 12,
+        "seed": 3,
+        "prior": "default",
+        "weighting": "off",
+    }
     np.testing.assert_array_equal(runner["angles"][0], [-5.0, 0.0, 5.0])
+
+
+def test_prior_and_weighting_reach_the_methods(volume, runner):
+    words = ["--methods", "fbp", "--prior", "mine.safetensors", "--weighting", "robust"]
+    assert main(["evaluate", str(volume), *words]) == 0
+    assert runner["options"]["prior"] == "mine.safetensors"
+    assert runner["options"]["weighting"] == "robust"
+    assert main(["evaluate", str(volume), *words[:-1], "some"]) == 2
 
 
 @pytest.mark.parametrize("stain", ["dark", "bright"])

@@ -162,3 +162,12 @@ def test_regression_is_the_one_call_estimate_of_its_own_weights(monkeypatch):
     methods = runner.standard_methods(["regression"], priors={"regression": "own"})
     assert methods["regression"](None, ANGLES, 8).shape == SHAPE
     assert asked[0]["sampler"] == "mean" and asked[0]["prior"] == "own"
+
+
+def test_rows_of_another_prior_or_weighting_are_of_another_method():
+    here, there = (
+        runner.standard_methods(["mean"], weighting=form)["mean"].settings
+        for form in ("off", "robust")
+    )
+    assert here["weighting"] == "off" and there["weighting"] == "robust"
+    assert here["prior"] == there["prior"] and len(here["prior"]) == 16
