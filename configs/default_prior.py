@@ -52,7 +52,6 @@ def get_config() -> TrainConfig:
             block_height=48,
             crop=(0, 48, 48),
             pool=48,
-            moments=True,
             validation_blocks=3,
             imaging=ImagingConfig(exact_counts=False, dose=(1000.0, 20000.0)),
         ),

@@ -14,21 +14,31 @@ Time: 0.273 TFLOP forward a crop, three times that with the backward pass, 16 cr
     11 hours; simulation comes on top.
 """
 
+import dataclasses
+
+from configs import default_prior
 from temdiff_jax.model import NetworkConfig
-from temdiff_jax.simulator import ImagingConfig
-from temdiff_jax.training.config import DataConfig, OptimConfig, TrainConfig
+from temdiff_jax.training.config import OptimConfig, TrainConfig
 
 
 def get_config() -> TrainConfig:
     """The resolved run."""
     return TrainConfig(
         name="gpu_24gb",
-        network=NetworkConfig(channels=(96, 192, 384), blocks=(2, 2, 3), patch=2),
-        data=DataConfig(
-            imaging=ImagingConfig(exact_counts=False, dose=(1500.0, 20000.0)),
+        network=NetworkConfig(
+            channels=(96, 192, 384),
+            blocks=(2, 2, 3),
+            patch=2,
+            norm="rms",
+            filters=4,
+            features=5,
+        ),
+        data=dataclasses.replace(
+            default_prior.get_config().data,
             crop=(0, 64, 64),
             block_width=96,
             block_height=80,
+            pool=0,
         ),
         optim=OptimConfig(batch=8, accumulate=2, num_steps=60_000, decay_steps=20_000),
         checkpoint_every=1000,

@@ -15,10 +15,11 @@ Time: 1.18 TFLOP forward a crop, three times that with the backward pass, 8 crop
     250 GB/s.  100 000 steps in 7 hours; simulation, on the first device, comes on top.
 """
 
+import dataclasses
+
+from configs import default_prior
 from temdiff_jax.model import NetworkConfig
-from temdiff_jax.simulator import ImagingConfig
 from temdiff_jax.training.config import (
-    DataConfig,
     MeshConfig,
     OptimConfig,
     TrainConfig,
@@ -29,12 +30,20 @@ def get_config() -> TrainConfig:
     """The resolved run."""
     return TrainConfig(
         name="gpu_8xh100",
-        network=NetworkConfig(channels=(128, 256, 512), blocks=(2, 3, 3), patch=2),
-        data=DataConfig(
-            imaging=ImagingConfig(exact_counts=False, dose=(1500.0, 20000.0)),
+        network=NetworkConfig(
+            channels=(128, 256, 512),
+            blocks=(2, 3, 3),
+            patch=2,
+            norm="rms",
+            filters=4,
+            features=5,
+        ),
+        data=dataclasses.replace(
+            default_prior.get_config().data,
             crop=(0, 96, 96),
             block_width=144,
             block_height=128,
+            pool=0,
         ),
         optim=OptimConfig(batch=64, num_steps=100_000, decay_steps=30_000),
         mesh=MeshConfig(batch=8),

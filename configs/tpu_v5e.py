@@ -18,10 +18,11 @@ Time: 0.48 TFLOP forward a crop, three times that with the backward pass, 2 crop
     every host repeats for itself, comes on top.
 """
 
+import dataclasses
+
+from configs import default_prior
 from temdiff_jax.model import NetworkConfig
-from temdiff_jax.simulator import ImagingConfig
 from temdiff_jax.training.config import (
-    DataConfig,
     MeshConfig,
     OptimConfig,
     TrainConfig,
@@ -32,12 +33,20 @@ def get_config() -> TrainConfig:
     """The resolved run."""
     return TrainConfig(
         name="tpu_v5e",
-        network=NetworkConfig(channels=(128, 256, 512), blocks=(2, 2, 3), patch=2),
-        data=DataConfig(
-            imaging=ImagingConfig(exact_counts=False, dose=(1500.0, 20000.0)),
+        network=NetworkConfig(
+            channels=(128, 256, 512),
+            blocks=(2, 2, 3),
+            patch=2,
+            norm="rms",
+            filters=4,
+            features=5,
+        ),
+        data=dataclasses.replace(
+            default_prior.get_config().data,
             crop=(0, 64, 64),
             block_width=96,
             block_height=80,
+            pool=0,
         ),
         optim=OptimConfig(batch=32, num_steps=100_000, decay_steps=30_000),
         mesh=MeshConfig(batch=16, fsdp=True),
