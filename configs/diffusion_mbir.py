@@ -34,10 +34,10 @@ def get_config() -> TrainConfig:
         # Four neighbouring slices of each of many blocks.
         data=dataclasses.replace(default_prior.get_config().data, crop=(0, 48, 4)),
         optim=OptimConfig(
-            batch=36,
+            batch=16,
             mean_fraction=0.0,
             drop_condition=0.0,
-            num_steps=5700,
-            decay_steps=2500,
+            num_steps=7800,
+            decay_steps=3000,
         ),
     )

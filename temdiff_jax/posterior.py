@@ -45,6 +45,9 @@ class Options(NamedTuple):
 
     Attributes:
       window: Largest extent given to the network at once, voxels.
+      lateral: The same across the beam, along x and y, where it is smaller; 0 for
+        ``window``.  Of use to networks whose norms take their statistics over space
+        (docs/ablations.md).
       cg_iters: Conjugate-gradient steps of a consistency update.
       mean_cg_iters: The same for the one-call estimate.
       mirrors: Whether the one-call estimate is averaged over the eight mirror
@@ -55,6 +58,7 @@ class Options(NamedTuple):
     """
 
     window: int = 128
+    lateral: int = 0
     cg_iters: int = 8
     mean_cg_iters: int = 20
     mirrors: bool = True
@@ -86,12 +90,22 @@ def check_options(options: Options, network: Network) -> None:
             f"options.solver: expected one of {list(SOLVERS)}, got "
             f"{options.solver!r}; choose one"
         )
-    multiple, window = network.config.multiple, options.window
-    if window % multiple or window <= tiling.OVERLAP:
-        raise InputError(
-            f"options.window: expected a multiple of {multiple} above "
-            f"{tiling.OVERLAP}, got {window}; {16 * multiple} is such a number"
-        )
+    multiple = network.config.multiple
+    for name in ("window", "lateral"):
+        window = getattr(options, name)
+        if name == "lateral" and window == 0:
+            continue
+        if window % multiple or window <= tiling.OVERLAP:
+            raise InputError(
+                f"options.{name}: expected a multiple of {multiple} above "
+                f"{tiling.OVERLAP}, got {window}; {16 * multiple} is such a number"
+            )
+
+
+def windows(options: Options) -> tuple[int, int, int]:
+    """Largest extents along z, x and y that the network is given."""
+    across = min(options.window, options.lateral or options.window)
+    return (options.window, across, across)
 
 
 def frame_of(
@@ -107,7 +121,7 @@ def denoiser(
     params: dict,
     ready: condition.Prepared,
     geometry: TiltGeometry,
-    window: int,
+    window: tuple[int, int, int],
 ):
     """``(x, sigma) -> x0`` over the field of view, in windows where needed.
 
@@ -194,7 +208,7 @@ def mean_estimate(
 
     def one_mirror(flips: jax.Array) -> jax.Array:
         here = _mirror_series(ready, flips)
-        guess = denoiser(network, params, here, geometry, options.window)
+        guess = denoiser(network, params, here, geometry, windows(options))
         return _mirror(guess(zeros, parameterisation.SIGMA_MEAN)[0], flips)
 
     flips = jnp.asarray(list(itertools.product((False, True), repeat=3)))
@@ -226,7 +240,7 @@ def make_kernel(
     if network.config.moments:
         ready = condition.with_moments(ready, geometry)
     frame = frame_of(ready, scale)
-    guess = denoiser(network, params, ready, geometry, options.window)
+    guess = denoiser(network, params, ready, geometry, windows(options))
     data = consistency.proximal_consistency(
         frame,
         geometry,

@@ -269,7 +269,8 @@ def _bind(
         frame = volume_frame(ready, scale, geometry)
     else:
         frame = posterior.frame_of(ready, scale)
-    denoise = posterior.denoiser(network, params, ready, geometry, window)
+    cube = (window, window, window)
+    denoise = posterior.denoiser(network, params, ready, geometry, cube)
     problem = consistency.projector_measurement(frame, geometry)
     sampler = make(denoise, problem, sigmas=sigmas, **numbers, **dict(counts))
     return sampler, frame

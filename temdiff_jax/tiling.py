@@ -50,7 +50,7 @@ def apply_windowed(
     function: Callable[..., jax.Array],
     fields: Sequence[jax.Array],
     *,
-    window: int,
+    window: int | tuple[int, int, int],
     multiple: int,
     overlap: int = OVERLAP,
 ) -> jax.Array:
@@ -60,7 +60,8 @@ def apply_windowed(
       function: Maps fields ``[b, z, x, y]`` of any common extent that is a multiple
         of ``multiple`` to one of the same extent.
       fields: Arrays ``[b, z, x, y]`` of one common shape.
-      window: Largest extent given to ``function``, a multiple of ``multiple``.
+      window: Largest extent given to ``function``, or one each for z, x and y;
+        multiples of ``multiple``.
       multiple: Extents must be multiples of this; ends are mirrored.
       overlap: Voxels shared by neighbouring windows.
 
@@ -70,7 +71,8 @@ def apply_windowed(
     extents = fields[0].shape[-3:]
     padded = [pad_to_multiple(f, multiple) for f in fields]
     shape = padded[0].shape[-3:]
-    size = tuple(min(n, window) for n in shape)
+    most = (window, window, window) if isinstance(window, int) else window
+    size = tuple(min(n, w) for n, w in zip(shape, most, strict=True))
     grids = [window_starts(n, w, overlap) for n, w in zip(shape, size, strict=True)]
     starts = [(z, x, y) for z in grids[0] for x in grids[1] for y in grids[2]]
     if len(starts) == 1:
