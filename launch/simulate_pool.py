@@ -17,6 +17,7 @@ from absl import app, flags
 
 from launch import runtime
 from launch.train import load_config, override
+from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.data import BlockSource
 from temdiff_jax.training.pool import StoredBlocks
 from temdiff_jax.types import InputError
@@ -33,8 +34,30 @@ def define_flags() -> None:
     flags.mark_flags_as_required(["config", "data_dir", "blocks"])
 
 
+def simulate(
+    config: TrainConfig, data_dir: str, blocks: str, *, part: int = 0, parts: int = 1
+) -> None:
+    """Simulates every phase of a part that is not there yet, and says how long it took.
+
+    Raises:
+      InputError: A pool without end, or sources that cannot be read.
+    """
+    data = config.data
+    if not data.pool:
+        raise InputError(
+            "data.pool: expected the number of phases to simulate, got 0; set it, "
+            "for instance with --set=data.pool=48"
+        )
+    source = BlockSource.from_files(data_dir, data.sources, data, config.seed)
+    stored = StoredBlocks(source, blocks)
+    for phase in range(part, data.pool, parts):
+        began = time.monotonic()
+        stored.phase(phase)
+        print(f"phase {phase}: {time.monotonic() - began:.1f} s", flush=True)
+
+
 def main(argv: Sequence[str]) -> None:
-    """Simulates every phase of the part that is not there yet."""
+    """Parses flags, resolves the configuration, simulates."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     given = flags.FLAGS
@@ -43,18 +66,9 @@ def main(argv: Sequence[str]) -> None:
         config = load_config(given.config)
         for assignment in given.set:
             config = override(config, assignment)
-        data = config.data
-        if not data.pool:
-            raise InputError(
-                "data.pool: expected the number of phases to simulate, got 0; set it, "
-                "for instance with --set=data.pool=48"
-            )
-        source = BlockSource.from_files(given.data_dir, data.sources, data, config.seed)
-        stored = StoredBlocks(source, given.blocks)
-        for phase in range(given.part, data.pool, given.parts):
-            began = time.monotonic()
-            stored.phase(phase)
-            print(f"phase {phase}: {time.monotonic() - began:.1f} s", flush=True)
+        simulate(
+            config, given.data_dir, given.blocks, part=given.part, parts=given.parts
+        )
     except InputError as error:
         print(f"simulate_pool: {error}", file=sys.stderr)
         sys.exit(2)

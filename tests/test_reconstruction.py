@@ -323,6 +323,7 @@ FLAT[1] = 3.0
         ({"voxel_size_angstrom": -1.0}, "voxel_size_angstrom"),
         ({"options": posterior.Options(window=30)}, "multiple of 4 above 16"),
         ({"options": posterior.Options(window=16)}, "multiple of 4 above 16"),
+        ({"options": posterior.Options(lateral=18)}, "options.lateral: expected a"),
     ],
 )
 def test_bad_input_is_one_line(run, change, expected):

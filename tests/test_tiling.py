@@ -123,3 +123,16 @@ def test_extent_far_below_the_multiple_is_mirrored_again_and_again():
     padded = tiling.pad_to_multiple(x, 8)
     np.testing.assert_array_equal(padded[0, 0, 0], [0, 1, 1, 0, 0, 1, 1, 0])
     assert padded.shape == (1, 8, 8, 8)
+
+
+def test_every_axis_may_have_a_window_of_its_own():
+    seen = []
+
+    def function(x):
+        seen.append(x.shape)
+        return x
+
+    x = noise((1, 16, 20, 13))
+    given = (16, 8, 12)
+    np.testing.assert_allclose(windowed(function, [x], given), x, atol=1e-6)
+    assert set(seen) == {(1, *given)}
