@@ -25,6 +25,8 @@ from temdiff_jax.model import NUM_FEATURES, Network, NetworkConfig, make_network
 from temdiff_jax.projector.quadratic import Metric
 from temdiff_jax.types import InputError
 
+# Scalars that the first priors were told.
+FEWEST_FEATURES = 4
 FORMAT_VERSION = 1
 MAX_BYTES = 4 * 2**30
 
@@ -174,7 +176,7 @@ def _read_card(path: Path) -> dict[str, Any]:
 def _residual_scale(card: dict[str, Any]) -> ResidualScale:
     scale = card["residual_scale"]
     slopes = jnp.asarray(scale["slopes"], jnp.float32)
-    if slopes.ndim != 1 or not 0 < slopes.size <= NUM_FEATURES:
+    if slopes.shape not in ((FEWEST_FEATURES,), (NUM_FEATURES,)):
         raise ValueError(f"residual_scale with {slopes.size} slopes")
     return ResidualScale(jnp.float32(scale["intercept"]), slopes)
 

@@ -420,6 +420,7 @@ def launch_with(monkeypatch, tmp_path, behaviour) -> None:
         initial_prior=None,
         compile_cache=None,
         max_minutes=None,
+        blocks=None,
         previews=False,
         tensorboard=False,
         coordinator=None,
