@@ -23,7 +23,7 @@ TINY = NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4)
 def test_batch_has_the_shape_of_the_thickest_crop():
     config = train.load_config("configs/default_prior.py")
     batch = benchmark_training.random_batch(config)
-    assert batch.truth.shape == batch.coverage.shape == (3, 96, 48, 48)
+    assert batch.truth.shape == batch.coverage.shape == (3, 96, 32, 32)
     assert batch.features.shape == (3, NUM_FEATURES)
 
 
