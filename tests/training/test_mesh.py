@@ -59,7 +59,7 @@ LAYOUTS = """
         rng.random(estimate.shape),
         rng.normal(size=(8, NUM_FEATURES)),
     )
-    CENTRAL = Batch(*(leaf[:1] for leaf in BATCH))
+    CENTRAL = Batch(*(leaf[:1] for leaf in BATCH if leaf is not None))
     SCALE = ResidualScale(np.float64(-0.3), np.full(NUM_FEATURES, 0.1))
     network = make_network(BASE.network)
     abstract = jax.eval_shape(network.init, jax.random.key(0))
