@@ -6,7 +6,7 @@ Command:
     python -m launch.export --workdir=runs/diffusion_mbir --name=diffusion_mbir-v1 \\
         --out=diffusion_mbir.safetensors
 
-Sees the slices (planes of constant y) of the same blocks as configs/default_prior.py
+Sees the slices (planes of constant y) of the same blocks as configs/wide_prior.py
 and nothing of their tilts (Chung et al., arXiv:2211.10655).  Widths cost about as many
 operations per voxel as the prior's; docs/rivals.md has the differences from the
 paper's network.
@@ -14,7 +14,7 @@ paper's network.
 
 import dataclasses
 
-from configs import default_prior
+from configs import wide_prior
 from temdiff_jax.model import NetworkConfig
 from temdiff_jax.training.config import OptimConfig, TrainConfig
 
@@ -32,7 +32,7 @@ def get_config() -> TrainConfig:
             target="volume",
         ),
         # Four neighbouring slices of each of many blocks.
-        data=dataclasses.replace(default_prior.get_config().data, crop=(0, 48, 4)),
+        data=dataclasses.replace(wide_prior.get_config().data, crop=(0, 48, 4)),
         optim=OptimConfig(
             batch=16,
             mean_fraction=0.0,

@@ -5,7 +5,7 @@ Command:
         --workdir=runs/dolce
     python -m launch.export --workdir=runs/dolce --name=dolce-v1 --out=dolce.safetensors
 
-Sees the same simulated blocks as configs/default_prior.py, slice by slice (planes of
+Sees the same simulated blocks as configs/wide_prior.py, slice by slice (planes of
 constant y), and is asked for the whole slice at every noise level, given the
 regularised least-squares estimate (Liu et al., arXiv:2211.12340).  Widths cost about
 as many operations per voxel as the prior's; docs/rivals.md has the differences from
@@ -14,7 +14,7 @@ the paper's network.
 
 import dataclasses
 
-from configs import default_prior
+from configs import wide_prior
 from temdiff_jax.model import NetworkConfig
 from temdiff_jax.training.config import OptimConfig, TrainConfig
 
@@ -31,7 +31,7 @@ def get_config() -> TrainConfig:
             target="volume",
         ),
         # Four neighbouring slices of each of many blocks.
-        data=dataclasses.replace(default_prior.get_config().data, crop=(0, 48, 4)),
+        data=dataclasses.replace(wide_prior.get_config().data, crop=(0, 48, 4)),
         optim=OptimConfig(
             batch=16,
             mean_fraction=0.0,

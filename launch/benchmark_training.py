@@ -19,7 +19,7 @@ matrix product on the same machine (MFU).
 
 ``--convolutions`` prints a second table: what each kind of convolution of the network
 reaches on its finest level, forward and in its two gradients.  XLA_FLAGS may hold the
-option of ``launch.runtime`` with another value, to compare.
+option of ``model.conv`` with another value, to compare.
 
 ``--native`` adds a row with every 3x3x3 convolution left to the platform's own 3-D one.
 ``--torch_python`` adds a row with the same network in PyTorch on the CPU, in an
@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,6 @@ import optax
 from absl import app, flags
 from optax import contrib
 
-from launch import runtime
 from launch.train import load_config, override
 from temdiff_jax import condition
 from temdiff_jax.model import NUM_FEATURES, Condition, conv, make_network
@@ -376,7 +376,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     given = flags.FLAGS
-    runtime.prefer_own_convolutions()
+    conv.prefer_own(os.environ)
     try:
         config = load_config(given.config)
         for assignment in given.set:

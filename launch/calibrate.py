@@ -12,6 +12,7 @@ on simulated series of volumes that the prior never saw.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ from absl import app, flags
 
 from temdiff_jax import evaluation, posterior
 from temdiff_jax.evaluation import metrics, runner
+from temdiff_jax.model import conv
 from temdiff_jax.priors import load_prior
 from temdiff_jax.projector.quadratic import Metric
 from temdiff_jax.reconstruction import reconstruct
@@ -99,6 +101,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints one JSON line per setting."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    conv.prefer_own(os.environ)
     try:
         prior = load_prior(_PRIOR.value)
         volumes = load_sources(_DATA_DIR.value, tuple(_VOLUMES.value))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from temdiff_jax.evaluation import (
 )
 from temdiff_jax.evaluation.plan import Run, TablePlan
 from temdiff_jax.io import write
+from temdiff_jax.model import conv
 from temdiff_jax.report import charts
 from temdiff_jax.simulator import grey_to_stain
 from temdiff_jax.training.volumes import load_sources
@@ -321,6 +323,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs, and exits with 2 on bad input."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    conv.prefer_own(os.environ)
     try:
         run(flags.FLAGS)
     except InputError as error:

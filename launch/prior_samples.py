@@ -11,6 +11,7 @@ are).
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from absl import app, flags, logging
 from temdiff_jax.diffusion import algebra, parameterisation, schedule
 from temdiff_jax.evaluation import fourier
 from temdiff_jax.io import write
-from temdiff_jax.model import NUM_FEATURES, Condition, Network
+from temdiff_jax.model import NUM_FEATURES, Condition, Network, conv
 from temdiff_jax.priors import load_prior
 from temdiff_jax.report import gallery
 from temdiff_jax.simulator import grey_to_stain
@@ -162,6 +163,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs, and exits with 2 on bad input."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    conv.prefer_own(os.environ)
     try:
         run()
     except InputError as error:

@@ -9,14 +9,15 @@ Several of these may run at once, each with a part of the phases of ``data.pool`
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
 
 from absl import app, flags
 
-from launch import runtime
 from launch.train import load_config, override
+from temdiff_jax.model import conv
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.data import BlockSource
 from temdiff_jax.training.pool import StoredBlocks
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     given = flags.FLAGS
-    runtime.prefer_own_convolutions()
+    conv.prefer_own(os.environ)
     try:
         config = load_config(given.config)
         for assignment in given.set:

@@ -32,8 +32,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from launch import runtime
 from temdiff_jax import telemetry
+from temdiff_jax.model import conv
 from temdiff_jax.priors import load_prior
 from temdiff_jax.report import gallery
 from temdiff_jax.training import checkpoint, loop, meter, signals
@@ -284,7 +284,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     given = flags.FLAGS
-    runtime.prefer_own_convolutions()
+    conv.prefer_own(os.environ)
     try:
         if given.compile_cache:
             jax.config.update("jax_compilation_cache_dir", given.compile_cache)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import os
 import pathlib
 import sys
 import time
@@ -29,6 +30,7 @@ from absl import app, flags
 from temdiff_jax import rivals
 from temdiff_jax.evaluation import metrics, protocol, runner
 from temdiff_jax.io import npz
+from temdiff_jax.model import conv
 from temdiff_jax.priors import load_prior
 from temdiff_jax.simulator import grey_to_stain
 from temdiff_jax.types import InputError
@@ -165,6 +167,7 @@ def main(argv: Sequence[str]) -> None:
     """Exits with 2 on unusable input."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    conv.prefer_own(os.environ)
     try:
         run()
     except InputError as error:

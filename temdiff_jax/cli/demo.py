@@ -67,7 +67,7 @@ def demo(
     files = outputs.plan(out, NAME, overwrite=True)
     ui = session.Session(context.obj or (), as_json=as_json)
     ui.say(f"reference from the full range: {session.describe(full)}")
-    environment.enable_compile_cache()
+    environment.prepare_jax()
 
     from temdiff_jax import baselines
 

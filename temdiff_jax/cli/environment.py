@@ -60,6 +60,18 @@ def enable_compile_cache() -> pathlib.Path | None:
     return folder
 
 
+def prepare_jax() -> pathlib.Path | None:
+    """Set what this command wants of jax; call before anything is computed.
+
+    Returns:
+      As ``enable_compile_cache``.
+    """
+    from temdiff_jax.model import conv
+
+    conv.prefer_own(os.environ)
+    return enable_compile_cache()
+
+
 def device_kind() -> str:
     """Name of the first device, such as "cpu"; starts the jax runtime."""
     import jax

@@ -98,7 +98,7 @@ def evaluate(
     from temdiff_jax.evaluation import runner
     from temdiff_jax.simulator import IMPERFECT
 
-    environment.enable_compile_cache()
+    environment.prepare_jax()
     samples, steps, effort = options.effort(samples, steps, on_cpu=environment.on_cpu())
     ui = session.Session()
     if "posterior" in names:

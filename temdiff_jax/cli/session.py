@@ -81,7 +81,7 @@ def reconstruct(
     Returns:
       The record, as written to the JSON file.
     """
-    cache = environment.enable_compile_cache()
+    cache = environment.prepare_jax()
     on_cpu = environment.on_cpu()
     samples, steps, effort = options.effort(
         settings.samples, settings.steps, on_cpu=on_cpu

@@ -7,6 +7,7 @@ Depth means z, which is never sharded, so that only y needs a halo.
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import jax
@@ -16,6 +17,26 @@ from jax import lax
 # From this many input channels on, stacking the three depth taps as channels of
 # one 2-D convolution beats three of them (launch/benchmark.py, case conv3d).
 STACK_FROM_CHANNELS = 64
+
+# jaxlib 0.10 hands convolutions on a CPU to YNNPACK, whose own gradient with respect to
+# a kernel takes four times as long as XLA's, and whose convolutions are no faster;
+# its matrix products are (docs/training.md).
+_OPTION = "xla_cpu_experimental_ynn_fusion_type"
+_VALUE = "individual_dot"
+
+
+def prefer_own(environ: MutableMapping[str, str]) -> None:
+    """Adds to XLA_FLAGS what makes convolutions on a CPU faster.
+
+    For programs, before jax computes anything; a value of the option that is there
+    stays.
+
+    Args:
+      environ: The process's environment.
+    """
+    given = environ.get("XLA_FLAGS", "")
+    if _OPTION not in given:
+        environ["XLA_FLAGS"] = f"{given} --{_OPTION}={_VALUE}".strip()
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:

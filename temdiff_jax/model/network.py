@@ -127,7 +127,7 @@ def make_network(config: NetworkConfig) -> Network:
 
     Raises:
       InputError: A target that does not exist, or that needs a condition; another
-        dtype; a level that does not exist.
+        dtype; a level that does not exist, or without its number of blocks.
     """
     _check(config)
     module = unet.UNet(
@@ -199,6 +199,13 @@ def _check(config: NetworkConfig) -> None:
         raise InputError(
             "network.target: expected 'volume', or 'residual' if network.conditional "
             f"holds, got {config.target!r}; correct the configuration"
+        )
+    levels = len(config.channels)
+    if len(config.blocks) != levels or len(config.grown) not in (0, levels):
+        raise InputError(
+            f"network.blocks, network.grown: expected {levels} numbers each (grown: or "
+            f"none), as network.channels {config.channels}, got {config.blocks} and "
+            f"{config.grown}; correct the configuration"
         )
     if config.dtype not in DTYPES:
         raise InputError(

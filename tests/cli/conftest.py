@@ -82,5 +82,5 @@ def library(monkeypatch, tmp_path) -> Library:
     monkeypatch.setattr(baselines, "fbp", linear, raising=False)
     monkeypatch.setattr(baselines, "tikhonov", linear, raising=False)
     # The setting is global to jax and would outlive the test.
-    monkeypatch.setattr(environment, "enable_compile_cache", lambda: tmp_path)
+    monkeypatch.setattr(environment, "prepare_jax", lambda: tmp_path)
     return record

@@ -20,9 +20,7 @@ BAR_COLUMN = 15
     reason="this checkout has no temdiff_jax.reconstruction",
 )
 def test_reconstructs_a_bar_from_five_tilts(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        "temdiff_jax.cli.environment.enable_compile_cache", lambda: tmp_path
-    )
+    monkeypatch.setattr("temdiff_jax.cli.environment.prepare_jax", lambda: tmp_path)
     columns = np.arange(SIZE)
     tilts = np.random.default_rng(0).normal(10.0, 0.05, (len(ANGLES), SIZE, SIZE))
     for tilt, angle in enumerate(np.deg2rad(ANGLES)):

@@ -1,3 +1,4 @@
+import os
 import stat
 
 import jax
@@ -29,6 +30,16 @@ def test_cache_is_set_and_private(tmp_path, monkeypatch, jax_cache_setting):
     assert folder == tmp_path / "temdiff" / "jax"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert jax.config.jax_compilation_cache_dir == str(folder)
+
+
+def test_a_command_prefers_the_convolutions_that_are_faster(
+    tmp_path, monkeypatch, jax_cache_setting
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XLA_FLAGS", "")
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert environment.prepare_jax() == tmp_path / "temdiff" / "jax"
+    assert "ynn_fusion_type=individual_dot" in os.environ["XLA_FLAGS"]
 
 
 def test_a_cache_that_the_user_gave_to_jax_stays(tmp_path, jax_cache_setting):

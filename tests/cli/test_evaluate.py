@@ -56,7 +56,7 @@ def runner(monkeypatch, tmp_path):
     module.make_simulate = make_simulate
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(evaluation, "runner", module, raising=False)
-    monkeypatch.setattr(environment, "enable_compile_cache", lambda: tmp_path)
+    monkeypatch.setattr(environment, "prepare_jax", lambda: tmp_path)
     return calls
 
 

@@ -183,7 +183,8 @@ def test_new_run_starts_from_the_weights_of_a_prior(runs, tmp_path):
         for leaf in jax.tree.leaves((state.params, state.ema_params, prior.params))
     ]
     assert len(set(buffers)) == len(buffers)
-    other = dataclasses.replace(CONFIG, network=NetworkConfig(channels=(8, 16)))
+    wider = NetworkConfig(channels=(8, 16), blocks=(1, 1), groups=4)
+    other = dataclasses.replace(CONFIG, network=wider)
     with pytest.raises(InputError, match="initial weights: expected the network"):
         loop._begin(other, place, None, checkpoints, lines.append, prior)
     checkpoints.close()
