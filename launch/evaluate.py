@@ -69,7 +69,7 @@ def load_truths(config: TablePlan, data_dir: str) -> dict[str, np.ndarray]:
     for volume in config.volumes:
         (grey,) = load_sources(data_dir, (volume.file,))
         stain = grey_to_stain(grey, stain_is_dark=volume.stain_is_dark)
-        cubes = plan.cut(stain.shape, config.crop, config.blocks)
+        cubes = plan.cut(stain.shape, config.crop, config.blocks, config.height)
         for name, block in plan.volume_names(config, volume):
             truths[name] = np.ascontiguousarray(stain[cubes[block]])
     return truths

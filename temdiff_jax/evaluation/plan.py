@@ -107,6 +107,9 @@ class TablePlan:
       columns: Scores.
       ours: Rows that each other method is compared with; the first that was run.
       crop: Edge of the cubes, voxels; a specimen thinner than that is taken whole.
+      height: Extent along y, the tilt axis, where the blocks are no cubes; 0 for
+        `crop`.  A low block is as hard as a cube, since rays lie in its planes, and
+        costs less.
       blocks: Disjoint cubes of each specimen; 1 is its centre.
       replicates: Noises of each cube.
       seed: Of noises and samples.
@@ -124,6 +127,7 @@ class TablePlan:
     columns: tuple[str, ...] = ("rmse", "psnr", "ssim")
     ours: tuple[str, ...] = ("mean",)
     crop: int = 96
+    height: int = 0
     blocks: int = 1
     replicates: int = 1
     seed: int = 0
@@ -165,16 +169,19 @@ def check(plan: TablePlan) -> None:
             f"other names in {lost}; correct the configuration"
         )
     counts = (plan.crop, plan.blocks, plan.replicates, plan.repeats)
-    if min(counts) < 1:
+    if min(counts) < 1 or plan.height < 0:
         raise InputError(
             f"table {plan.name}: expected crop, blocks, replicates and repeats of at "
-            f"least 1, got {list(counts)}; correct the configuration"
+            f"least 1 and a height of at least 0, got {list(counts)} and "
+            f"{plan.height}; correct the configuration"
         )
     for case in plan.cases:
         protocol.Case.from_name(case)
 
 
-def cut(shape: Sequence[int], edge: int, count: int) -> list[tuple[slice, ...]]:
+def cut(
+    shape: Sequence[int], edge: int, count: int, height: int = 0
+) -> list[tuple[slice, ...]]:
     """Cubes of a volume: the central one, or several that share no voxel.
 
     Several are cells of a grid about the centre, each as far as possible from those
@@ -184,18 +191,20 @@ def cut(shape: Sequence[int], edge: int, count: int) -> list[tuple[slice, ...]]:
       shape: Of the volume (z, y, x).
       edge: Of a cube, voxels.
       count: How many.
+      height: Extent along y instead of the edge, if not 0.
 
     Raises:
       InputError: The grid has fewer cells.
     """
-    sizes = [min(n, edge) for n in shape]
+    extents = (edge, height or edge, edge)
+    sizes = [min(n, m) for n, m in zip(shape, extents, strict=True)]
     if count == 1:
         starts = [tuple((n - m) // 2 for n, m in zip(shape, sizes, strict=True))]
     else:
         fits = [n // m for n, m in zip(shape, sizes, strict=True)]
         if int(np.prod(fits)) < count:
             raise InputError(
-                f"blocks: expected at most {int(np.prod(fits))} of {edge} voxels in a "
+                f"blocks: expected at most {int(np.prod(fits))} of {sizes} voxels in a "
                 f"volume of {list(shape)}, got {count}; take fewer or smaller ones"
             )
         starts = _far_apart(shape, sizes, fits, count)
@@ -227,11 +236,12 @@ def _far_apart(
 def volume_names(plan: TablePlan, volume: Volume) -> list[tuple[str, int]]:
     """Names of the cubes and noises of a specimen, each with the number of its cube.
 
-    The edge belongs to the name, so that tables with other cubes share a folder.
+    Edge and height belong to the name, so that tables with other cubes share a folder.
     """
     return [
         (
             f"{volume.name}-{plan.crop}"
+            + (f"h{plan.height}" if plan.height else "")
             + (f"-{block + 1}of{plan.blocks}" if plan.blocks > 1 else "")
             + (f"-noise{noise}" if noise else ""),
             block,

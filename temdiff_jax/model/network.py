@@ -200,12 +200,10 @@ def _check(config: NetworkConfig) -> None:
             "network.target: expected 'volume', or 'residual' if network.conditional "
             f"holds, got {config.target!r}; correct the configuration"
         )
-    levels = len(config.channels)
-    if len(config.blocks) != levels or len(config.grown) not in (0, levels):
+    if len(config.blocks) != len(config.channels):
         raise InputError(
-            f"network.blocks, network.grown: expected {levels} numbers each (grown: or "
-            f"none), as network.channels {config.channels}, got {config.blocks} and "
-            f"{config.grown}; correct the configuration"
+            f"network.blocks: expected {len(config.channels)} numbers, one a level of "
+            f"channels {config.channels}, got {config.blocks}; correct the configuration"
         )
     if config.dtype not in DTYPES:
         raise InputError(

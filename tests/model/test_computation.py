@@ -180,8 +180,7 @@ def test_slices_have_a_second_head_too():
     [
         ({"dtype": "float16"}, r"network.dtype: expected one of \['bfloat16'"),
         ({"remat": (0, 2)}, r"network.remat: expected levels among \[0, 1\], got"),
-        ({"blocks": (1, 1, 1)}, r"network.blocks, .*: expected 2 numbers each"),
-        ({"grown": (1,)}, r"network.blocks, .*: expected 2 numbers each"),
+        ({"blocks": (1, 1, 1)}, r"network.blocks: expected 2 numbers, one a level"),
     ],
 )
 def test_unknown_computation_is_refused(changes, message):
