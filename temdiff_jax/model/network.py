@@ -203,7 +203,7 @@ def _check(config: NetworkConfig) -> None:
     if len(config.blocks) != len(config.channels):
         raise InputError(
             f"network.blocks: expected {len(config.channels)} numbers, one a level of "
-            f"channels {config.channels}, got {config.blocks}; correct the configuration"
+            f"{config.channels}, got {config.blocks}; correct the configuration"
         )
     if config.dtype not in DTYPES:
         raise InputError(
