@@ -7,6 +7,7 @@ function of its key.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,33 @@ import jax.numpy as jnp
 import numpy as np
 
 CLIP_PERCENTILES = (0.5, 99.5)
+# Voxels between the independent displacements of a warp.
+WARP_SPACING = 24
+# Root mean square of a field by Keys's cubic interpolation between independent draws of
+# unit variance, over all places; 0.8143 is the mean square along one axis.
+_INTERPOLATED_RMS = 0.8143**1.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StainConfig:
+    """How crops of real blocks are varied.
+
+    Attributes:
+      exact_fraction: Share of crops that are turned by one of the 48 symmetries of the
+        cube and keep every voxel; the others get a uniform random rotation, zoom and
+        warp by trilinear interpolation.
+      zoom: Source voxels per output voxel, log-uniform between the two.
+      warp: Root mean square of a smooth random displacement along each axis, source
+        voxels; 0 for none.
+      gamma: Exponent of the stain, log-uniform: staining differs.
+      grain: Standard deviation of added grain, uniform between the two.
+    """
+
+    exact_fraction: float = 0.5
+    zoom: tuple[float, float] = (0.8, 1.3)
+    warp: float = 0.0
+    gamma: tuple[float, float] = (0.7, 1.5)
+    grain: tuple[float, float] = (0.0, 0.04)
 
 
 class SourceBank(NamedTuple):
@@ -117,26 +145,17 @@ def sample_stain(
     key: jax.Array,
     bank: SourceBank,
     shape: tuple[int, int, int],
-    *,
-    exact_fraction: float = 0.5,
-    zoom_range: tuple[float, float] = (0.8, 1.3),
-    gamma_range: tuple[float, float] = (0.7, 1.5),
-    grain_range: tuple[float, float] = (0.0, 0.04),
+    config: StainConfig = StainConfig(),
 ) -> jax.Array:
     """Random crop of a random block as stain density in [0, 1].
 
-    Half of the crops (``exact_fraction``) are turned by one of the 48 symmetries
-    of the cube and keep every voxel; the others get a uniform random rotation and
-    zoom by trilinear interpolation.  Crops that reach past a block are mirrored.
+    Crops that reach past a block are mirrored.
 
     Args:
       key: Typed PRNG key.
       bank: Blocks.
       shape: Core extents ``(nz, nx, ny)``.
-      exact_fraction: Share of interpolation-free crops.
-      zoom_range: Source voxels per output voxel, log-uniform.
-      gamma_range: Exponent of the stain, log-uniform: staining differs.
-      grain_range: Standard deviation of added grain, uniform.
+      config: How the crops are varied.
 
     Returns:
       ``[z, x, y]`` float32.
@@ -145,8 +164,8 @@ def sample_stain(
     source = jnp.searchsorted(bank.cumulative, jax.random.uniform(keys[0]))
     source = jnp.minimum(source, bank.offsets.shape[0] - 1)
     extent = bank.shapes[source]
-    exact = jax.random.bernoulli(keys[1], exact_fraction)
-    zoom = _log_uniform(keys[3], zoom_range)
+    exact = jax.random.bernoulli(keys[1], config.exact_fraction)
+    zoom = _log_uniform(keys[3], config.zoom)
     turn = jnp.where(
         exact,
         octahedral_rotation(keys[2]),
@@ -160,16 +179,30 @@ def sample_stain(
         jnp.einsum("ij,jabc->iabc", turn, grid, precision="highest")
         + centre[:, None, None, None]
     )
+    if config.warp:
+        where = where + jnp.where(exact, 0.0, _warp(keys[7], shape, config.warp))
     grey = _trilinear(bank, source, extent, where)
     dark, bright = bank.dark[source], bank.bright[source]
     stain = jnp.clip((bright - grey) / (bright - dark), 0.0, 1.0)
-    stain = stain ** _log_uniform(keys[5], gamma_range)
-    return stain + _grain(keys[6], shape, grain_range)
+    stain = stain ** _log_uniform(keys[5], config.gamma)
+    return stain + _grain(keys[6], shape, config.grain)
 
 
 def _log_uniform(key, limits):
     low, high = jnp.log(limits[0]), jnp.log(limits[1])
     return jnp.exp(jax.random.uniform(key, minval=low, maxval=high))
+
+
+def _warp(key: jax.Array, shape: tuple[int, int, int], size: float) -> jax.Array:
+    """Smooth random displacements ``[3, nz, nx, ny]`` of root mean square ``size``."""
+    coarse = tuple(-(-n // WARP_SPACING) + 2 for n in shape)
+    fine = tuple(WARP_SPACING * n for n in coarse)
+    draws = jax.random.normal(key, (3, *coarse))
+    smooth = jax.image.resize(draws, (3, *fine), "cubic")
+    start = [(f - n) // 2 for f, n in zip(fine, shape, strict=True)]
+    smooth = jax.lax.dynamic_slice(smooth, (0, *start), (3, *shape))
+    # Between its points an interpolated field is smaller than at them.
+    return smooth * (size / _INTERPOLATED_RMS)
 
 
 def _grain(key, shape, limits):

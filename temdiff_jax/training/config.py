@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from temdiff_jax.model import NetworkConfig
-from temdiff_jax.simulator import ALIGNED, ErrorConfig, ImagingConfig
+from temdiff_jax.simulator import ALIGNED, ErrorConfig, ImagingConfig, StainConfig
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +70,7 @@ class DataConfig:
       pool: Phases that are simulated at all; later ones are these again.  0 for no
         repetition.
       moments: Whether blocks hold the moments of the tilts, see ``condition.moments``.
+      stain: How crops of the sources are varied.
       imaging: Ranges of the simulator.
     """
 
@@ -95,6 +96,7 @@ class DataConfig:
     phantom_fraction: float = 0.15
     pool: int = 0
     moments: bool = False
+    stain: StainConfig = StainConfig()
     imaging: ImagingConfig = ImagingConfig(exact_counts=False)
 
 
@@ -116,6 +118,8 @@ class OptimConfig:
       mean_fraction: Share of the batch trained as the conditional mean.
       drop_condition: Share of the batch trained without its condition.
       noise: Distribution of the noise levels, a name in ``schedule.TRAINING_NOISE``.
+      scale_by_series: Whether the unit of the residual follows the scalars of the
+        series; else it is one constant.
       average_lengths: Relative widths of further averages of the weights, two of which
         allow to choose any other after the training, see ``averages``.
       average_every: Steps between snapshots of them.
@@ -133,6 +137,7 @@ class OptimConfig:
     mean_fraction: float = 0.75
     drop_condition: float = 0.08
     noise: str = "log_normal"
+    scale_by_series: bool = True
     average_lengths: tuple[float, ...] = ()
     average_every: int = 100
 

@@ -140,7 +140,7 @@ def _severity(key: jax.Array, scenario: Scenario) -> float | jax.Array:
     return jnp.where(whether < scenario.misaligned, size, 0.0)
 
 
-_sample_real = jax.jit(sample_stain, static_argnames=("shape",))
+_sample_real = jax.jit(sample_stain, static_argnames=("shape", "config"))
 
 
 @functools.partial(jax.jit, static_argnames=("shape",))
@@ -185,7 +185,7 @@ class BlockSource:
                 tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
             ]
         else:
-            stain = _sample_real(key_stain, self.bank, shape)
+            stain = _sample_real(key_stain, self.bank, shape, self.data.stain)
         low, high = np.log(scenario.half_range_deg)
         half_range = float(np.exp(low + draws[1] * (high - low)))
         settings = settings_for_half_range(half_range)

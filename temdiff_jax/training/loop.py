@@ -43,10 +43,14 @@ LOG_EVERY = 48
 ACCEPTED = Metrics._fields.index("accepted")
 
 
-def measure_residual_scale(blocks: list[Block]) -> condition.ResidualScale:
-    """Fits the residual's spread to the blocks' features."""
+def measure_residual_scale(
+    blocks: list[Block], *, by_series: bool = True
+) -> condition.ResidualScale:
+    """Fits the residual's spread to the blocks' features, or takes their mean."""
     scales = [np.std(b.truth - b.estimate) for b in blocks]
     features = np.stack([b.features for b in blocks])
+    if not by_series:
+        features = np.zeros_like(features)
     return condition.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
 
 
@@ -321,7 +325,9 @@ def _begin(
     elif latest is None:
         log("no checkpoint: training from scratch")
         state = place.fresh()
-        scale = measure_residual_scale(blocks_of(0))
+        scale = measure_residual_scale(
+            blocks_of(0), by_series=config.optim.scale_by_series
+        )
     else:
         log(f"resuming from step {latest}")
         state = checkpoints.restore(latest, place.like)

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,9 @@ from temdiff_jax.simulator import stain
 SHAPE = (6, 5, 7)
 
 # No change of grey levels: what is sampled is what the block holds.
-PLAIN = {"gamma_range": (1.0, 1.0), "grain_range": (0.0, 0.0)}
+PLAIN = stain.StainConfig(gamma=(1.0, 1.0), grain=(0.0, 0.0))
+EXACT = dataclasses.replace(PLAIN, exact_fraction=1.0)
+TURNED = dataclasses.replace(PLAIN, exact_fraction=0.0)
 
 
 def numbered_block(shape=(7, 8, 4)):
@@ -50,9 +53,7 @@ def test_exact_crops_are_turned_pieces_of_the_block_continued_by_mirrors():
     block = numbered_block()
     seen = set()
     for seed in range(6):
-        crop = stain.sample_stain(
-            jax.random.key(seed), full_range(block), SHAPE, exact_fraction=1.0, **PLAIN
-        )
+        crop = stain.sample_stain(jax.random.key(seed), full_range(block), SHAPE, EXACT)
         grey = grey_levels(crop)
         whole = np.rint(grey)
         np.testing.assert_allclose(grey, whole, atol=2e-5)
@@ -105,10 +106,33 @@ def test_interpolation_is_exact_on_a_ramp():
 
 def test_rotated_crops_stay_between_the_grey_levels_of_the_block():
     block = np.full((9, 9, 9), 100, np.uint8)
-    crop = stain.sample_stain(
-        jax.random.key(2), full_range(block), SHAPE, exact_fraction=0.0, **PLAIN
-    )
+    crop = stain.sample_stain(jax.random.key(2), full_range(block), SHAPE, TURNED)
     np.testing.assert_allclose(grey_levels(crop), 100, atol=1e-3)
+
+
+def test_warp_has_the_asked_size_and_folds_nothing():
+    shape, size = (40, 96, 64), 2.0
+    fields = np.stack(
+        [stain._warp(jax.random.key(seed), shape, size) for seed in range(12)]
+    )
+    assert fields.shape == (12, 3, *shape)
+    # 12 x 3 fields of about 15 independent values each.
+    assert np.sqrt(np.mean(fields**2)) == pytest.approx(size, rel=0.1)
+    slopes = np.stack([np.gradient(fields, axis=axis) for axis in (2, 3, 4)], axis=2)
+    jacobian = np.moveaxis(slopes, (1, 2), (-2, -1)) + np.eye(3)
+    assert np.linalg.det(jacobian).min() > 0.2
+
+
+def test_warp_moves_turned_crops_alone():
+    bank = full_range(numbered_block())
+    warped = [dataclasses.replace(c, warp=1.0) for c in (EXACT, TURNED)]
+    for plain, other in zip((EXACT, TURNED), warped, strict=True):
+        key = jax.random.key(5)
+        same = np.array_equal(
+            stain.sample_stain(key, bank, SHAPE, plain),
+            stain.sample_stain(key, bank, SHAPE, other),
+        )
+        assert same == (plain is EXACT)
 
 
 def test_a_key_decides_everything():
@@ -126,7 +150,9 @@ def test_blocks_are_drawn_by_their_number_of_voxels():
     bank = stain.make_bank([small, large])
     bank = bank._replace(dark=jnp.zeros(2), bright=jnp.full(2, 255.0))
     keys = jax.random.split(jax.random.key(7), 400)
-    draw = functools.partial(stain.sample_stain, bank=bank, shape=(1, 1, 1), **PLAIN)
+    draw = functools.partial(
+        stain.sample_stain, bank=bank, shape=(1, 1, 1), config=PLAIN
+    )
     grey = grey_levels(jax.jit(jax.vmap(draw))(keys)).ravel()
     assert set(np.rint(grey)) == {10, 200}
     share = np.mean(grey > 100)
@@ -137,9 +163,9 @@ def test_blocks_are_drawn_by_their_number_of_voxels():
 @pytest.mark.slow
 def test_grain_has_the_asked_strength():
     block = np.full((8, 8, 8), 128, np.uint8)
-    strong = {"gamma_range": (1.0, 1.0), "grain_range": (0.05, 0.05)}
+    strong = stain.StainConfig(gamma=(1.0, 1.0), grain=(0.05, 0.05))
     crop = stain.sample_stain(
-        jax.random.key(8), full_range(block), (24, 24, 24), **strong
+        jax.random.key(8), full_range(block), (24, 24, 24), strong
     )
     assert float(jnp.std(crop)) == pytest.approx(0.05, rel=0.1)
     assert float(jnp.mean(crop)) == pytest.approx(1 - 128 / 255, abs=0.01)
@@ -154,9 +180,7 @@ def test_grey_to_stain_is_the_map_of_the_crops(stain_is_dark):
     heaviest = block.min() if stain_is_dark else block.max()
     assert np.all(whole[block == heaviest] == 1)
     bank = stain.make_bank([block], stain_is_dark=[stain_is_dark])
-    crop = stain.sample_stain(
-        jax.random.key(9), bank, SHAPE, exact_fraction=1.0, **PLAIN
-    )
+    crop = stain.sample_stain(jax.random.key(9), bank, SHAPE, EXACT)
     nearest = np.min(np.abs(np.asarray(crop)[..., None] - np.unique(whole)), axis=-1)
     np.testing.assert_allclose(nearest, 0.0, atol=1e-5)
 

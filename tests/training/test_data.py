@@ -269,6 +269,17 @@ def test_scale_is_measured_on_the_residual_of_the_blocks():
     np.testing.assert_allclose(scale.slopes, 0.0, atol=0.05)
 
 
+def test_scale_may_be_one_constant_the_mean_of_all_series():
+    blocks = [
+        b._replace(estimate=np.zeros_like(b.truth), truth=size * b.truth)
+        for size, b in zip([1.0, 4.0] * 20, fake_blocks(40), strict=True)
+    ]
+    scale = loop.measure_residual_scale(blocks, by_series=False)
+    np.testing.assert_allclose(np.exp(scale.intercept), 2.0, rtol=0.05)
+    np.testing.assert_array_equal(scale.slopes, 0.0)
+    assert scale.slopes.shape == blocks[0].features.shape
+
+
 def test_missing_file_and_missing_key_are_refused(folder):
     with pytest.raises(InputError, match="the file b.npz .*--data_dir"):
         volumes.load_sources(folder, ("b.npz:volume",))
