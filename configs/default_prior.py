@@ -1,4 +1,4 @@
-"""The prior that ships with the package, for two CPU cores.
+"""The shipped prior's first part, for two CPU cores; configs/wide_prior.py goes on.
 
 Command:
     python -m launch.train --config=configs/default_prior.py \\
@@ -6,7 +6,7 @@ Command:
 where DATA holds fib25_medulla/ and gala_medulla/ (see docs/training.md).
 
 Hardware: 2 cores of an Intel Xeon (Sapphire Rapids), shared with other work.
-Time: 0.5 to 0.7 s a step; the shipped weights took all 9400 steps, 93 minutes.
+Time: 0.5 to 0.7 s a step; default-v2 took all 9400 steps, 93 minutes.
 Result: docs/results.md; the log of that run is told in docs/training.md, what decided
 its settings in docs/ablations.md.
 """
