@@ -228,7 +228,7 @@ def test_wrong_requests_are_refused(folder, tmp_path):
         ({"data_dir": None}, "--data_dir: expected the folder"),
         ({"set": ["crop=0"]}, "crop, blocks, replicates and repeats of at least 1"),
         ({"set": ['kind="plot"']}, "expected a kind among"),
-        ({"set": ["blocks=9"]}, "blocks: expected at most 2 of 16 voxels"),
+        ({"set": ["blocks=9"]}, r"blocks: expected at most 2 of \[16, 16, 16\] voxels"),
         ({"rebuild": True}, "table is empty"),
     ]:
         with pytest.raises(InputError, match=message):
