@@ -12,22 +12,16 @@ behind it after the update and on misaligned series; docs/ablations.md.
 
 import dataclasses
 
+from configs import wide_prior
 from temdiff_jax.model import NetworkConfig
-from temdiff_jax.simulator import ErrorConfig, ImagingConfig
+from temdiff_jax.simulator import ImagingConfig
 from temdiff_jax.training.config import SCENARIOS, DataConfig, OptimConfig, TrainConfig
 
-# The largest errors; a misaligned series has them times a factor of its own.
-ERRORS = ErrorConfig(
-    shift_px=1.5,
+ERRORS = dataclasses.replace(
+    wide_prior.ERRORS,
     drift_px=1.0,
-    tilt_deg=0.15,
-    tilt_scale=0.04,
-    rotation_deg=0.15,
     common_rotation_deg=0.5,
     magnification=1e-3,
-    gain=0.05,
-    offset=0.01,
-    ramp=0.03,
     z_shrink=0.15,
 )
 MISALIGNED = 0.35

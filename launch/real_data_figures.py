@@ -28,6 +28,7 @@ empty; --outside=slab scores those columns alone whose rays stay inside.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 import time
@@ -43,6 +44,7 @@ from temdiff_jax import baselines, intensity, layout, noise
 from temdiff_jax.evaluation import metrics
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.io import tilt_series, write
+from temdiff_jax.model import conv
 from temdiff_jax.projector import project
 from temdiff_jax.reconstruction import reconstruct
 from temdiff_jax.report import compare
@@ -378,6 +380,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs, and exits with 2 on bad input."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    conv.prefer_own(os.environ)
     try:
         run()
     except InputError as error:

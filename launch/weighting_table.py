@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -33,6 +34,7 @@ from temdiff_jax import condition, evaluation, layout, noise, posterior, weighti
 from temdiff_jax.baselines.tikhonov import TikhonovSettings, settings_for
 from temdiff_jax.evaluation import metrics, protocol, results, runner
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.model import conv
 from temdiff_jax.priors import Prior, load_prior
 from temdiff_jax.projector import ray_lengths
 from temdiff_jax.projector.quadratic import Metric
@@ -389,6 +391,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs, and exits with 2 on bad input."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    conv.prefer_own(os.environ)
     try:
         run()
     except InputError as error:

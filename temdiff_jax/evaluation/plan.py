@@ -108,8 +108,8 @@ class TablePlan:
       ours: Rows that each other method is compared with; the first that was run.
       crop: Edge of the cubes, voxels; a specimen thinner than that is taken whole.
       height: Extent along y, the tilt axis, where the blocks are no cubes; 0 for
-        `crop`.  A low block is as hard as a cube, since rays lie in its planes, and
-        costs less.
+        `crop`.  Rays lie in planes of constant y, so that a low block has the same
+        rays as a cube and costs less.
       blocks: Disjoint cubes of each specimen; 1 is its centre.
       replicates: Noises of each cube.
       seed: Of noises and samples.
