@@ -80,15 +80,13 @@ def score_setting(prior, series, *, samples: int, steps: int, eta: float) -> dic
         )
         base = psnr(result.tikhonov, truth)
         match = metrics.affine_match(result.mean, truth)
-        error = np.mean((match.volume - truth) ** 2)
-        # The mean of S samples is itself uncertain by 1 / S of their variance.
-        spread = np.mean((match.gain * result.std) ** 2) * (samples + 1) / samples
-        tau = np.sqrt(error / spread)
+        error = metrics.rmse(match.volume, truth)
+        spread = metrics.mean_spread(result.std, match.gain)
         rows.append(
             [
                 psnr(result.mean, truth) - base,
                 psnr(result.samples[0], truth) - base,
-                float(tau),
+                metrics.tau(error, spread, samples),
             ]
         )
     return {

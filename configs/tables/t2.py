@@ -23,4 +23,5 @@ def get_config() -> TablePlan:
         runs=t1.RUNS,
         regimes=(PERFECT, imperfect(1.0)),
         columns=T2_METRICS,
+        height=t1.HEIGHT,
     )

@@ -24,4 +24,5 @@ def get_config() -> TablePlan:
         runs=t1.RUNS,
         regimes=tuple(imperfect(shift) for shift in (0.0, 0.5, 1.0, 2.0)),
         columns=("rmse",),
+        height=t1.HEIGHT,
     )

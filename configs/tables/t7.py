@@ -4,8 +4,7 @@ Command:
     python -m launch.evaluate --config=configs/tables/t7.py --data_dir=DATA \\
         --out=runs/tables
 
-Two blocks of 64^3 voxels of each validation crop of FIB-25; the crop is the unit of the
-statistics.
+One block of 64 x 32 x 64 voxels (z, y, x) of each validation crop of FIB-25.
 """
 
 from typing import Any
@@ -81,7 +80,7 @@ def get_config() -> TablePlan:
         volumes=t1.FIB25,
         cases=("10/1", "60/3"),
         runs=(*SAMPLER, *MEAN),
-        columns=("psnr", "ssim_xz", "e_out"),
+        columns=("psnr", "ssim_xz", "e_out", "tau"),
         crop=64,
-        blocks=2,
+        height=32,
     )

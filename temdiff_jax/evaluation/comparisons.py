@@ -179,7 +179,9 @@ def ablation_table(
         texts = []
         for case in cases:
             for metric in columns:
-                own = _numbers(groups.get((run, kind, case), []), metric, variant)
+                own = quantities.by_specimen(
+                    groups.get((run, kind, case), []), metric, variant
+                )
                 digits = quantities.LABELS[metric][1]
                 if base == run:
                     mean = float(np.mean(list(own.values()))) if own else None
@@ -187,7 +189,7 @@ def ablation_table(
                     found = None
                 else:
                     other = groups.get((base, kind, case), [])
-                    found = compare(own, _numbers(other, metric, variant))
+                    found = compare(own, quantities.by_specimen(other, metric, variant))
                     mean = None if found is None else found.mean
                     texts.append(_error_text(found, digits))
                 cell = {"run": run, "estimate": kind, "case": case, "metric": metric}

@@ -12,6 +12,7 @@ import numpy as np
 from temdiff_jax import posterior, rivals
 from temdiff_jax.evaluation import costs, runner
 from temdiff_jax.evaluation.plan import Run
+from temdiff_jax.evaluation.protocol import AnyEstimate, Estimate
 from temdiff_jax.priors import load_prior
 from temdiff_jax.reconstruction import reconstruct
 from temdiff_jax.types import InputError
@@ -36,7 +37,7 @@ class Method:
 
     def __call__(
         self, tilts: np.ndarray, angles_deg: np.ndarray, thickness: int
-    ) -> np.ndarray | dict[str, np.ndarray]:
+    ) -> np.ndarray | dict[str, AnyEstimate]:
         """Reconstructs."""
         return self.function(tilts, angles_deg, thickness)
 
@@ -85,8 +86,15 @@ def make_method(run: Run, seed: int, priors: Priors) -> Method:
         mean_cg_iters=options.mean_cg_iters,
     )
     settings: dict[str, Any] = {"method": run.kind, **run.settings}
-    if run.kind not in runner.BASELINES:
+    if rival is not None:
         settings |= {"samples": samples, "steps": steps, "seed": seed}
+        settings |= {**dict(rival.numbers), **dict(rival.counts)}
+    elif run.kind == "posterior":
+        settings |= {"samples": samples, "steps": steps, "seed": seed}
+    settings |= runner.choices(run.kind, options, knobs)
+    if run.kind in runner.LEARNED:
+        settings.setdefault(_WEIGHTING, "off")
+    if run.kind not in runner.BASELINES:
         shared = rivals.SHARED_WEIGHTS.get(run.kind, run.weights)
         own = priors.get(run.kind, priors.get(shared))
         settings["prior"] = _digest(own, priors)
@@ -155,7 +163,7 @@ def configured(
 
     def method(
         tilts: np.ndarray, angles_deg: np.ndarray, thickness: int
-    ) -> np.ndarray | dict[str, np.ndarray]:
+    ) -> np.ndarray | dict[str, AnyEstimate]:
         result = reconstruct(
             tilts,
             angles_deg,
@@ -174,6 +182,9 @@ def configured(
         if run.kind == "mean" or result.samples is None:
             return result.mean
         count = len(result.samples)
-        return {f"mean of {count}": result.mean, "one sample": result.samples[0]}
+        return {
+            f"mean of {count}": Estimate(result.mean, result.std, count),
+            "one sample": result.samples[0],
+        }
 
     return method

@@ -166,6 +166,39 @@ def affine_match(
     return AffineMatch(gain, offset, gain * rec + offset)
 
 
+def mean_spread(std: ArrayLike, gain: float, mask: ArrayLike | None = None) -> float:
+    """Root mean square of a standard deviation over the mask, in units of the truth.
+
+    Args:
+      std: Of the samples, ``[z, y, x]``.
+      gain: Of the match of their mean with the truth, see `affine_match`.
+      mask: Voxels that count; default all.
+    """
+    values = np.asarray(std, np.float64)
+    keep = check_mask(mask, values.shape)
+    return float(abs(gain) * np.sqrt(np.mean(values[keep] ** 2)))
+
+
+def tau(error: float, spread: float, samples: int) -> float:
+    """Error of a mean of samples over what their spread announces; 1 is calibrated.
+
+    If the truth is one more draw of the distribution that the samples have, the mean of
+    S of them is off by sqrt(1 + 1 / S) standard deviations. Above 1 the spread is too
+    small, below 1 too large.
+
+    Args:
+      error: Root mean square error of the mean.
+      spread: Root mean square of the standard deviation (unbiased), same units.
+      samples: S.
+
+    Returns:
+      The ratio; infinite without spread.
+    """
+    if spread == 0.0:
+        return float("inf")
+    return error / (spread * float(np.sqrt(1.0 + 1.0 / samples)))
+
+
 def rmse(
     reconstruction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
 ) -> float:

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,8 +25,25 @@ PROTOCOL = "volume-v1"
 VARIANTS = ("raw", "matched", "gauge")
 
 Row = results.Row
+
+
+class Estimate(NamedTuple):
+    """A reconstruction that says how far it may be off.
+
+    Attributes:
+      volume: ``[z, y, x]``, the mean of samples.
+      std: Their standard deviation (unbiased), in the same units.
+      samples: Their number.
+    """
+
+    volume: ArrayLike
+    std: ArrayLike
+    samples: int
+
+
+AnyEstimate = ArrayLike | Estimate
 Method = Callable[
-    [NDArray[Any], NDArray[np.float64], int], ArrayLike | Mapping[str, ArrayLike]
+    [NDArray[Any], NDArray[np.float64], int], ArrayLike | Mapping[str, AnyEstimate]
 ]
 Simulate = Callable[[NDArray[Any], NDArray[np.float64], int], ArrayLike]
 
@@ -231,7 +248,8 @@ def evaluate(
         cases: tilt schemes, for instance `CASES`.
         methods: name -> ``method(tilts [n_tilts, y, x], angles_deg, thickness)``,
             returning a volume ``[z, y, x]``, or label -> volume when one run yields
-            several estimates; their rows are named ``"name, label"``. A method may
+            several estimates; their rows are named ``"name, label"``. An `Estimate`
+            in the place of a volume has its spread scored too. A method may
             carry attributes, read after its run: ``calls`` and ``pairs``, network
             evaluations and projector pairs of one run, numbers or functions of
             angles_deg; ``settings``, JSON values that rows must share to be reused.
@@ -326,12 +344,14 @@ def _run(
     output = method(tilts, angles, truth.shape[0])
     # The conversion waits for an asynchronous device, so it belongs to the time.
     if isinstance(output, Mapping):
-        volumes = {
-            f"{base['run']}, {label}": np.asarray(volume)
-            for label, volume in output.items()
-        }
+        found = {f"{base['run']}, {label}": part for label, part in output.items()}
     else:
-        volumes = {base["run"]: np.asarray(output)}
+        found = {base["run"]: output}
+    spreads = {k: part for k, part in found.items() if isinstance(part, Estimate)}
+    volumes = {
+        name: np.asarray(part.volume if isinstance(part, Estimate) else part)
+        for name, part in found.items()
+    }
     seconds = time.perf_counter() - start
     counts = {name: _count(method, name, angles) for name in ("calls", "pairs")}
     counts = {name: count for name, count in counts.items() if count is not None}
@@ -351,8 +371,19 @@ def _run(
             row["failed"] = f"{bad} of {volume.size} voxels are not finite"
         else:
             row |= score(volume, truth, angles)
+            if name in spreads:
+                row |= _judge_spread(row, spreads[name], angles)
         rows.append(results.finite(row))
     return rows
+
+
+def _judge_spread(
+    row: Row, estimate: Estimate, angles_deg: NDArray[np.float64]
+) -> dict[str, float]:
+    mask = metrics.seen_by_all_views(row["shape"], angles_deg)
+    spread = metrics.mean_spread(estimate.std, row["gain"], mask)
+    tau = metrics.tau(row["matched"]["rmse"], spread, estimate.samples)
+    return {"spread": spread, "tau": tau}
 
 
 def _count(method: Method, name: str, angles_deg: NDArray[np.float64]) -> float | None:

@@ -10,11 +10,12 @@ HIGHER_IS_BETTER = {
     *("psnr", "ssim", "ssim_xy", "ssim_xz", "ssim_yz", "fsc_half", "cone_ratio")
 }
 # Ratios to the truth: the nearer to 1 the better.
-_IDEAL_IS_ONE = {"membrane_width", "membrane_depth"}
+_IDEAL_IS_ONE = {"membrane_width", "membrane_depth", "tau"}
 # Numbers of a row that no variant changes.
-_OF_THE_ROW: dict[str, Callable[[Row], float]] = {
+_OF_THE_ROW: dict[str, Callable[[Row], float | None]] = {
     "depth_scale_error": lambda row: abs(row["depth_scale"] - 1.0),
     "depth_shift_error": lambda row: abs(row["depth_shift"]),
+    "tau": lambda row: row.get("tau"),
 }
 LABELS = {
     "rmse": ("RMSE", 4),
@@ -32,6 +33,7 @@ LABELS = {
     "cone_ratio": ("cone ratio", 3),
     "membrane_width": ("membrane width", 2),
     "membrane_depth": ("membrane depth", 2),
+    "tau": ("error over spread", 2),
 }
 
 
@@ -45,7 +47,7 @@ def value(row: Row, metric: str, variant: str) -> float | None:
     if row["failed"] is not None:
         return None
     if metric in _OF_THE_ROW:
-        return float(_OF_THE_ROW[metric](row))
+        return _OF_THE_ROW[metric](row)
     return row[variant].get(metric)
 
 

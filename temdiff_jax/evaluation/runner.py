@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from temdiff_jax import baselines, layout, rivals
+from temdiff_jax import baselines, layout, posterior, rivals
+from temdiff_jax.evaluation.protocol import AnyEstimate, Estimate
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.priors import Prior, load_prior
 from temdiff_jax.reconstruction import DEFAULT_SAMPLES, DEFAULT_STEPS, reconstruct
@@ -32,7 +33,7 @@ PROTOCOL_IMAGING = ImagingConfig(
 )
 
 Simulate = Callable[[np.ndarray, ArrayLike, int], np.ndarray]
-Method = Callable[[np.ndarray, np.ndarray, int], np.ndarray | dict[str, np.ndarray]]
+Method = Callable[[np.ndarray, np.ndarray, int], np.ndarray | dict[str, AnyEstimate]]
 AnyPrior = str | Path | Prior
 
 
@@ -101,10 +102,15 @@ def standard_methods(
         if name in BASELINES:
             methods[name] = _baseline(getattr(baselines, name))
         elif name == "mean":
-            methods[name] = Learned(_mean_call(prior, weighting), prior, weighting)
+            function = _mean_call(prior, weighting)
+            methods[name] = Learned(function, prior, weighting, _defaults(name))
         elif name == "posterior":
+            num_samples = DEFAULT_SAMPLES if num_samples is None else num_samples
+            num_steps = DEFAULT_STEPS if num_steps is None else num_steps
             function = _posterior(prior, num_samples, num_steps, seed, weighting)
-            methods[name] = Learned(function, prior, weighting)
+            sizes = {"samples": num_samples, "steps": num_steps, "seed": seed}
+            defaults = _defaults(name) | sizes
+            methods[name] = Learned(function, prior, weighting, defaults)
         elif name == "regression":
             methods[name] = _mean_call(_own_weights(name, priors or {}, None))
         elif name in rivals.RIVALS:
@@ -117,6 +123,28 @@ def standard_methods(
                 f"methods: expected some of {known}, got {name!r}; correct the list"
             )
     return methods
+
+
+def _defaults(kind: str) -> dict[str, bool | float | str]:
+    return choices(kind, posterior.Options(), posterior.Knobs())
+
+
+def choices(
+    kind: str, options: posterior.Options, knobs: posterior.Knobs
+) -> dict[str, bool | float | str]:
+    """What a learned method depends on among the options and numbers of a sampler.
+
+    All by their values, so that rows made before a default changed are known as such.
+    """
+    static = {"window": options.window, "lateral": options.lateral}
+    if kind == "posterior":
+        numbers = {name: float(value) for name, value in knobs._asdict().items()}
+        more = {"cg_iters": options.cg_iters, "solver": options.solver}
+        return {**static, **more, **numbers}
+    if kind in ("mean", "regression"):
+        more = {"mean_cg_iters": options.mean_cg_iters, "mirrors": options.mirrors}
+        return {**static, **more}
+    return {}
 
 
 def _own_weights(
@@ -169,19 +197,21 @@ class Learned:
     function: Method
     prior: AnyPrior
     weighting: str
+    choices: Mapping[str, bool | float | str]
 
     def __call__(
         self, tilts: np.ndarray, angles_deg: np.ndarray, thickness: int
-    ) -> np.ndarray | dict[str, np.ndarray]:
+    ) -> np.ndarray | dict[str, AnyEstimate]:
         """As ``function``."""
         return self.function(tilts, angles_deg, thickness)
 
     @property
-    def settings(self) -> dict[str, str]:
-        """Digits of the sha256 of the prior, and the weighting."""
+    def settings(self) -> dict[str, bool | float | str]:
+        """Digits of the sha256 of the prior, the weighting, and how it samples."""
         prior = self.prior
         loaded = load_prior(prior) if isinstance(prior, str | Path) else prior
-        return {"prior": loaded.sha256[:16], "weighting": self.weighting}
+        own = {"prior": loaded.sha256[:16], "weighting": self.weighting}
+        return {**self.choices, **own}
 
 
 def _baseline(function: Callable[..., np.ndarray]) -> Method:
@@ -209,17 +239,14 @@ def _mean_call(prior: AnyPrior, weighting: str = "off") -> Method:
 
 def _posterior(
     prior: AnyPrior,
-    num_samples: int | None,
-    num_steps: int | None,
+    samples: int,
+    steps: int,
     seed: int,
     weighting: str = "off",
 ) -> Method:
-    samples = DEFAULT_SAMPLES if num_samples is None else num_samples
-    steps = DEFAULT_STEPS if num_steps is None else num_steps
-
     def method(
         tilts: np.ndarray, angles_deg: np.ndarray, thickness: int
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, AnyEstimate]:
         result = reconstruct(
             tilts,
             angles_deg,
@@ -234,6 +261,9 @@ def _posterior(
             keep_samples=True,
         )
         assert result.samples is not None  # keep_samples
-        return {f"mean of {samples}": result.mean, "one sample": result.samples[0]}
+        return {
+            f"mean of {samples}": Estimate(result.mean, result.std, samples),
+            "one sample": result.samples[0],
+        }
 
     return method

@@ -132,6 +132,16 @@ def test_ratios_are_compared_by_their_distance_to_one():
     assert content["cells"][0]["mean"] == pytest.approx(0.2 - 1.0)
 
 
+def test_ablation_shows_ratios_as_they_are():
+    wide, narrow = rows_of("wide", [20.0, 20.0]), rows_of("narrow", [8.0, 8.0])
+    _, content = comparisons.ablation_table(
+        wide + narrow, {"narrow": "wide"}, ("membrane_width",)
+    )
+    first, second = content["cells"]
+    assert first["mean"] == pytest.approx(2.0)
+    assert second["mean"] == pytest.approx(-1.2)
+
+
 def test_failed_block_takes_its_specimen_out():
     rows = rows_of("tv", [20.0, 20.0, 20.0], specimen="a")
     rows += rows_of("ours", [21.0, 21.0], specimen="a")

@@ -166,6 +166,29 @@ def test_mask_equals_the_definition_voxel_by_voxel():
     assert 0.0 < mask.mean() < 1.0
 
 
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_tau_is_one_for_draws_of_the_right_distribution(factor):
+    """Truth and samples of one Gaussian; a spread times a factor gives 1 / factor."""
+    rng, samples = np.random.default_rng(3), 4
+    truth = rng.normal(size=(24, 24, 24))
+    drawn = rng.normal(size=(samples, *truth.shape))
+    error = metrics.rmse(drawn.mean(axis=0), truth)
+    spread = metrics.mean_spread(factor * drawn.std(axis=0, ddof=1), 1.0)
+    # 13824 voxels: the ratio scatters by 0.7 %.
+    found = metrics.tau(error, spread, samples)
+    assert found == pytest.approx(1 / factor, rel=0.03)
+
+
+def test_spread_is_taken_over_the_mask_in_units_of_the_truth():
+    std = np.zeros((2, 2, 2))
+    std[0] = 3.0
+    mask = np.zeros(std.shape, bool)
+    mask[0] = True
+    assert metrics.mean_spread(std, -2.0, mask) == 6.0
+    assert metrics.mean_spread(std, 2.0) == pytest.approx(6.0 / np.sqrt(2))
+    assert metrics.tau(1.0, 0.0, 8) == np.inf
+
+
 def test_bootstrap_interval_covers_the_mean():
     generator = np.random.default_rng(5)
     hits = 0

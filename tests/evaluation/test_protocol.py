@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from temdiff_jax import types
-from temdiff_jax.evaluation import protocol, results
+from temdiff_jax.evaluation import protocol, quantities, results
 
 SHAPE = (16, 14, 18)
 
@@ -168,6 +168,31 @@ def test_evaluate_scores_every_estimate_of_every_case():
     # Same tilts, same arithmetic: both methods must score alike.
     assert rows[0]["raw"] == rows[1]["raw"]
     assert rows[2]["raw"] != rows[1]["raw"]
+
+
+def test_spread_of_an_estimate_is_scored_in_units_of_the_truth():
+    truth = block(0)
+    off = np.random.default_rng(1).normal(size=SHAPE) * 0.1
+
+    def method(tilts, angles_deg, thickness):
+        # Units of their own: the match brings back a factor of 4.
+        volume = 0.25 * (truth + off)
+        std = np.full(SHAPE, 0.025)
+        return {"mean": protocol.Estimate(volume, std, 4), "one sample": volume}
+
+    mean, one = protocol.evaluate(
+        {"a": truth},
+        [protocol.Case(5, 1)],
+        {"ours": method},
+        lambda truth, angles_deg, seed: np.zeros((len(angles_deg), *SHAPE[1:])),
+    )
+    assert "tau" not in one
+    assert mean["matched"] == one["matched"]
+    assert mean["spread"] == pytest.approx(mean["gain"] * 0.025)
+    expected = mean["matched"]["rmse"] / (mean["gain"] * 0.025 * np.sqrt(1.25))
+    assert mean["tau"] == pytest.approx(expected)
+    assert quantities.value(mean, "tau", "matched") == mean["tau"]
+    assert quantities.value(one, "tau", "matched") is None
 
 
 def test_finished_file_runs_nothing_again(tmp_path):

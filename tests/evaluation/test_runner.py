@@ -96,11 +96,12 @@ def test_posterior_passes_its_options_on_and_names_its_rows(monkeypatch):
     @dataclasses.dataclass
     class Fake:
         mean: np.ndarray
+        std: np.ndarray
         samples: np.ndarray
 
     def reconstruct(tilts, angles, **options):
         asked.append(options)
-        return Fake(np.zeros(SHAPE), np.ones((3, *SHAPE)))
+        return Fake(np.zeros(SHAPE), np.full(SHAPE, 0.5), np.ones((3, *SHAPE)))
 
     monkeypatch.setattr(runner, "reconstruct", reconstruct)
     methods = runner.standard_methods(
@@ -108,7 +109,9 @@ def test_posterior_passes_its_options_on_and_names_its_rows(monkeypatch):
     )
     rows = methods["posterior"](None, ANGLES, 8)
     assert list(rows) == ["mean of 3", "one sample"]
-    assert not rows["mean of 3"].any() and rows["one sample"].all()
+    mean_of_3 = rows["mean of 3"]
+    assert not mean_of_3.volume.any() and rows["one sample"].all()
+    assert np.all(mean_of_3.std == 0.5) and mean_of_3.samples == 3
     assert methods["mean"](None, ANGLES, 8).shape == SHAPE
     posterior, mean = asked
     assert (posterior["num_samples"], posterior["num_steps"]) == (3, 7)

@@ -1,0 +1,54 @@
+"""Methods of a plan: what their rows say about how they were made."""
+
+import numpy as np
+import pytest
+
+from temdiff_jax import posterior, rivals
+from temdiff_jax.evaluation import methods, runner
+from temdiff_jax.evaluation.plan import Run
+
+
+def settings_of(run, priors=None):
+    return methods.make_method(run, 3, priors or {}).settings
+
+
+def test_rows_of_a_sampler_hold_every_number_that_it_depends_on():
+    found = settings_of(Run(name="a", method="posterior", samples=2, steps=4))
+    defaults = posterior.Options()
+    assert (found["samples"], found["steps"], found["seed"]) == (2, 4, 3)
+    assert found["solver"] == defaults.solver
+    assert found["cg_iters"] == defaults.cg_iters
+    for name, value in posterior.Knobs()._asdict().items():
+        assert found[name] == value
+    other = Run(name="a", method="posterior", settings={"eta": 0.5})
+    assert settings_of(other)["eta"] == 0.5
+
+
+def test_rows_of_the_one_call_estimate_do_not_depend_on_the_sampler(monkeypatch):
+    run = Run(name="mean")
+    before = settings_of(run)
+    monkeypatch.setattr(runner, "DEFAULT_STEPS", 99)
+    assert settings_of(run) == before
+    assert before["mirrors"] and not {"steps", "samples", "eta"} & set(before)
+    assert not settings_of(Run(name="a", method="mean", settings={"mirrors": False}))[
+        "mirrors"
+    ]
+
+
+def test_rows_of_a_rival_hold_its_numbers(tmp_path, monkeypatch):
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    run = Run(name="dolce_fast", weights="dolce")
+    changed = rivals.DOLCE_FAST._replace(numbers=(("strength", 0.5),))
+    monkeypatch.setitem(rivals.RIVALS, "dolce_fast", changed)
+    found = settings_of(run, {"dolce": str(weights)})
+    assert found["strength"] == 0.5 and found["steps"] == changed.num_steps
+
+
+@pytest.mark.parametrize("name", runner.LEARNED)
+def test_both_ways_to_a_learned_method_tell_the_same_choices(name):
+    """A table's configuration and the names of ``temdiff evaluate``."""
+    plain = runner.standard_methods([name], seed=3, num_samples=2, num_steps=4)[name]
+    table = settings_of(Run(name=name, samples=2, steps=4))
+    del table["method"]
+    assert plain.settings == table
