@@ -41,7 +41,10 @@ _CROP = flags.DEFINE_integer("crop", 96, "Thickness and width, voxels.")
 _HEIGHT = flags.DEFINE_integer("height", 48, "Extent along the tilt axis.")
 _SMOOTHNESS = flags.DEFINE_list("smoothness", ["1", "3", "10"], "Grid.")
 _RIDGE = flags.DEFINE_list("ridge", ["0.03", "0.3"], "Grid.")
-_ETA = flags.DEFINE_list("eta", ["0.5", "0.85"], "Grid, sampler only.")
+_ETA = flags.DEFINE_list("eta", ["0.5", "0.85"], 'Grid, solver "ddim" only.')
+_SOLVER = flags.DEFINE_enum(
+    "solver", posterior.Options().solver, list(posterior.SOLVERS), "Of the sampler."
+)
 _SAMPLES = flags.DEFINE_integer("samples", 0, "Samples; 0 leaves the sampler out.")
 _STEPS = flags.DEFINE_integer("steps", 16, "Steps of the sampler.")
 _OUT = flags.DEFINE_string("out", None, "JSON lines to append to.")
@@ -60,7 +63,9 @@ def psnr(volume: np.ndarray, truth: np.ndarray) -> float:
     return metrics.psnr(metrics.affine_match(volume, truth).volume, truth)
 
 
-def score_setting(prior, series, *, samples: int, steps: int, eta: float) -> dict:
+def score_setting(
+    prior, series, *, samples: int, steps: int, solver: str, eta: float
+) -> dict:
     """Mean scores of one setting over (tilts, angles, truth) triples."""
     rows = []
     for tilts, angles, truth in series:
@@ -75,6 +80,7 @@ def score_setting(prior, series, *, samples: int, steps: int, eta: float) -> dic
             num_samples=samples,
             num_steps=steps,
             keep_samples=True,
+            options=posterior.Options(solver=solver),
             knobs=posterior.Knobs(eta=eta),
             **kwargs,
         )
@@ -114,7 +120,8 @@ def main(argv: Sequence[str]) -> None:
             angles = np.asarray(case.angles_deg)
             tilts = runner.simulate_case(truth, angles, index)
             series.append((tilts, angles, truth))
-    etas = [float(e) for e in _ETA.value] if _SAMPLES.value else [0.0]
+    has_eta = _SAMPLES.value and _SOLVER.value == "ddim"
+    etas = [float(e) for e in _ETA.value] if has_eta else [0.0]
     for smoothness in map(float, _SMOOTHNESS.value):
         for ridge in map(float, _RIDGE.value):
             metric = Metric(jnp.float32(smoothness), jnp.float32(ridge))
@@ -123,6 +130,7 @@ def main(argv: Sequence[str]) -> None:
                 row = {
                     "smoothness": smoothness,
                     "ridge": ridge,
+                    "solver": _SOLVER.value,
                     "eta": eta,
                     "samples": _SAMPLES.value,
                     "cases": _CASES.value,
@@ -133,6 +141,7 @@ def main(argv: Sequence[str]) -> None:
                     series,
                     samples=_SAMPLES.value,
                     steps=_STEPS.value,
+                    solver=_SOLVER.value,
                     eta=eta,
                 )
                 line = json.dumps(row)

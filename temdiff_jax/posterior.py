@@ -62,7 +62,7 @@ class Options(NamedTuple):
     cg_iters: int = 8
     mean_cg_iters: int = 20
     mirrors: bool = True
-    solver: str = "ddim"
+    solver: str = "dpm++2m_sde"
 
 
 class Knobs(NamedTuple):
@@ -72,11 +72,14 @@ class Knobs(NamedTuple):
       eta: Share of fresh noise in a step of "ddim", in [0, 1].
       prior_precision: lambda_c, factor on the metric of the guess.
       consistency_from: Largest noise level at which the data pull.
+      outside: Standard deviation of a guess beside the field of view over that
+        inside, of the one-call estimate as well, see ``consistency.guess_spread``.
     """
 
     eta: float = 0.85
     prior_precision: float = 1.0
     consistency_from: float = 80.0
+    outside: float = consistency.OUTSIDE
 
 
 def check_options(options: Options, network: Network) -> None:
@@ -188,6 +191,7 @@ def mean_estimate(
     geometry: TiltGeometry,
     scale: condition.ResidualScale,
     metric: Metric,
+    outside: jax.Array | float = consistency.OUTSIDE,
     *,
     network: Network,
     options: Options,
@@ -221,6 +225,7 @@ def mean_estimate(
         frame.weight,
         metric,
         num_iters=options.mean_cg_iters,
+        spread=consistency.guess_spread(geometry, outside),
     )
     return after, before
 
@@ -249,6 +254,7 @@ def make_kernel(
             metric.ridge * knobs.prior_precision,
         ),
         num_iters=options.cg_iters,
+        outside=knobs.outside,
     )
     data = algebra.within(data, high=knobs.consistency_from)
     predictor = algebra.constrain(algebra.predictor(guess), data)

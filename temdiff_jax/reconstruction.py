@@ -22,7 +22,7 @@ from temdiff_jax.types import InputError
 
 SAMPLERS = ("default", "mean", "posterior")
 DEFAULT_SAMPLES = 8
-DEFAULT_STEPS = 25
+DEFAULT_STEPS = 8
 Progress = Callable[[int, int, str], None]
 
 
@@ -109,7 +109,7 @@ def reconstruct(
       sampler: "default" takes the mean from one call of the network and the spread
         from posterior samples; "mean" leaves out the samples, "posterior" the call
         (the mean of a few samples still holds their scatter: docs/results.md).
-      num_samples, num_steps: Posterior samples; noise levels of each, default 25.
+      num_samples, num_steps: Posterior samples; noise levels of each, default 8.
       key: Seed or typed JAX key.
       voxel_size_angstrom: Recorded in the provenance.
       log: "off": tilts are line integrals; "on": bright-field intensities, of
@@ -213,6 +213,7 @@ def _call_once(
         geometry,
         prior.residual_scale,
         prior.metric_mean,
+        jnp.float32(choices.knobs.outside),
         network=prior.network,
         options=choices.options,
     )

@@ -335,12 +335,15 @@ def test_bad_input_is_one_line(run, change, expected):
 @pytest.mark.slow
 def test_solver_is_one_option_and_one_program(run):
     before = posterior.sample_chunk._cache_size()
-    options = OPTIONS._replace(solver="dpm++2m_sde")
-    first = run(sampler="posterior", options=options)
-    knobs = posterior.Knobs(eta=0.1)
-    again = run(sampler="posterior", options=options, knobs=knobs)
-    assert posterior.sample_chunk._cache_size() == before + 1
+    first = run(sampler="posterior", options=OPTIONS._replace(solver="dpm++2m_sde"))
+    few_noise = posterior.Knobs(eta=0.1)
+    again = run(sampler="posterior", knobs=few_noise)
     np.testing.assert_array_equal(first.mean, again.mean)  # eta is not its own
-    assert np.max(np.abs(first.mean - run(sampler="posterior").mean)) > 0
+    ddim = OPTIONS._replace(solver="ddim")
+    other = run(sampler="posterior", options=ddim)
+    assert np.max(np.abs(first.mean - other.mean)) > 0
+    less = run(sampler="posterior", options=ddim, knobs=few_noise)
+    assert np.max(np.abs(less.mean - other.mean)) > 0
+    assert posterior.sample_chunk._cache_size() <= before + 2
     with pytest.raises(InputError, match="options.solver: expected one of"):
         run(options=OPTIONS._replace(solver="euler"))

@@ -27,25 +27,24 @@ def posterior(name: str, samples: int = SAMPLES, steps: int = STEPS, **settings:
     )
 
 
+DDIM = "ddim"
 SAMPLER = (
     Run(name="posterior", samples=SAMPLES, steps=STEPS),
-    posterior("eta 0", eta=0.0),
-    posterior("eta 0.5", eta=0.5),
-    posterior("eta 1", eta=1.0),
+    posterior("DDIM, eta 0.85", solver=DDIM),
+    posterior("DDIM, eta 0", solver=DDIM, eta=0.0),
+    posterior("DDIM, eta 1", solver=DDIM, eta=1.0),
     posterior("4 steps", steps=4),
     posterior("16 steps", steps=16),
-    posterior("32 steps", steps=32),
     posterior("2 samples", samples=2),
     posterior("16 samples", samples=16),
     posterior("lambda_c 0.25", prior_precision=0.25),
     posterior("lambda_c 4", prior_precision=4.0),
+    posterior("lambda_c 16", prior_precision=16.0),
     posterior("2 CG iterations", cg_iters=2),
-    posterior("4 CG iterations", cg_iters=4),
-    posterior("20 CG iterations", cg_iters=20),
     # P2 weighs the error of a guess alike at all frequencies, P4 by their wavelength.
     posterior("P2: white error metric", smoothness=0.0, ridge=1.0),
     posterior("no data in the sampler", consistency_from=0.0),
-    posterior("DPM-Solver++ 2M SDE", solver="dpm++2m_sde"),
+    posterior("margin as sure as the inside", outside=1.0),
 )
 MEAN = (
     Run(name="mean"),
@@ -60,6 +59,12 @@ MEAN = (
         name="5 CG iterations of the update",
         method="mean",
         settings={"mean_cg_iters": 5},
+        against="mean",
+    ),
+    Run(
+        name="margin as sure, in the update",
+        method="mean",
+        settings={"outside": 1.0},
         against="mean",
     ),
     Run(

@@ -29,6 +29,9 @@ from temdiff_jax.projector.project import backproject, project
 from temdiff_jax.projector.quadratic import Metric
 from temdiff_jax.projector.quadratic import proximal_update as proximal_update
 
+# How much less sure than inside a guess is beside the field of view, where it is the
+# quadratic estimate; 3 to 10 are alike (docs/results.md).
+OUTSIDE = 10.0
 # (key, guess [b, ...], variance of its error) -> sample [b, ...]
 ConditionalDraw = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -66,12 +69,24 @@ def to_residual(
     return geometry.crop(volume - frame.base) / frame.unit
 
 
+def guess_spread(geometry: TiltGeometry, outside: jax.Array | float) -> jax.Array:
+    """Relative standard deviation of a guess, ``[1, x, 1]`` of the wide volume.
+
+    1 in the field of view and ``outside`` in the margin.  A network improves the guess
+    inside alone; what the margin is wrong by would else be corrected inside, by every
+    ray that crosses both.
+    """
+    inside = jnp.ones((1, geometry.num_u, 1))
+    return geometry.pad_lateral(inside, value=outside)
+
+
 def proximal_consistency(
     frame: ResidualFrame,
     geometry: TiltGeometry,
     metric: Metric,
     *,
     num_iters: int,
+    outside: jax.Array | float = OUTSIDE,
 ) -> algebra.Constraint:
     """Weighted proximal update around every guess (P2, P4).
 
@@ -84,6 +99,8 @@ def proximal_consistency(
       geometry: Rays.
       metric: g and e at infinite noise, inverse squared normalised intensity.
       num_iters: Conjugate-gradient steps.
+      outside: Standard deviation of the guess in the margin, which no noise level
+        sharpens, over that in the field of view at infinite noise.
 
     Returns:
       A constraint on residuals ``[b, z, x, y]``.
@@ -94,7 +111,13 @@ def proximal_consistency(
         here = Metric(metric.smoothness / spread, metric.ridge / spread)
         volume = to_volume(residual, frame, geometry)
         volume, _ = proximal_update(
-            volume, frame.tilts, geometry, frame.weight, here, num_iters=num_iters
+            volume,
+            frame.tilts,
+            geometry,
+            frame.weight,
+            here,
+            num_iters=num_iters,
+            spread=guess_spread(geometry, outside / jnp.sqrt(spread)),
         )
         return to_residual(volume, frame, geometry)
 

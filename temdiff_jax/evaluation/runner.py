@@ -136,15 +136,16 @@ def choices(
 
     All by their values, so that rows made before a default changed are known as such.
     """
-    static = {"window": options.window, "lateral": options.lateral}
+    chosen: dict[str, bool | float | str]
     if kind == "posterior":
-        numbers = {name: float(value) for name, value in knobs._asdict().items()}
-        more = {"cg_iters": options.cg_iters, "solver": options.solver}
-        return {**static, **more, **numbers}
-    if kind in ("mean", "regression"):
-        more = {"mean_cg_iters": options.mean_cg_iters, "mirrors": options.mirrors}
-        return {**static, **more}
-    return {}
+        chosen = {"cg_iters": options.cg_iters, "solver": options.solver}
+        chosen |= {name: float(value) for name, value in knobs._asdict().items()}
+    elif kind in ("mean", "regression"):
+        chosen = {"mean_cg_iters": options.mean_cg_iters, "mirrors": options.mirrors}
+        chosen["outside"] = float(knobs.outside)
+    else:
+        return {}
+    return {"window": options.window, "lateral": options.lateral, **chosen}
 
 
 def _own_weights(

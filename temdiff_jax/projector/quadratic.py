@@ -4,7 +4,9 @@
 
 With ``g = 0`` it is the weighted proximal update (P2); with ``g > 0`` the error
 of the guess is modelled as a Gaussian with a falling spectrum (P4); around a
-constant it is the quadratic smoothness estimate (``baselines.tikhonov``).
+constant it is the quadratic smoothness estimate (``baselines.tikhonov``).  Where some
+voxels of the guess are less sure than others by a known factor, the error is that
+factor times such a Gaussian.
 """
 
 from __future__ import annotations
@@ -59,8 +61,12 @@ def proximal_update(
     metric: Metric,
     *,
     num_iters: int,
+    spread: jax.Array | float = 1.0,
 ) -> tuple[jax.Array, linear.CGInfo]:
     """Pulls a guess to the tilts: the minimiser above, by conjugate gradients.
+
+    With ``spread`` d the error of the guess is ``d`` times a Gaussian of the metric M:
+    ``x = x0 + d u``, ``u = argmin 0.5 |A (x0 + d u) - y|_W^2 + 0.5 u^T M u``.
 
     Args:
       guess: x0, ``[z, x, y]``, the wide volume of ``geometry``.
@@ -69,18 +75,19 @@ def proximal_update(
       weight: W, data precision, broadcastable to the tilts.
       metric: g and e.
       num_iters: Conjugate-gradient steps from the guess.
+      spread: d, relative standard deviation of the guess, broadcastable to it.
 
     Returns:
       The updated volume and the solver's residual trace.
     """
 
-    def operator(volume):
-        data = backproject(weight * project(volume, geometry), geometry)
-        return data + apply_metric(volume, metric)
+    def operator(step):
+        data = backproject(weight * project(spread * step, geometry), geometry)
+        return spread * data + apply_metric(step, metric)
 
     residual = tilts - project(guess, geometry)
-    rhs = backproject(weight * residual, geometry)
+    rhs = spread * backproject(weight * residual, geometry)
     step, info = linear.conjugate_gradient(
         operator, rhs, jnp.zeros_like(guess), num_iters=num_iters
     )
-    return guess + step, info
+    return guess + spread * step, info

@@ -102,6 +102,31 @@ def test_p2_is_the_posterior_mean_of_a_gaussian_prior(geometry, sigma):
         np.testing.assert_allclose(np.ravel(got), expected, atol=2e-4)
 
 
+@pytest.mark.parametrize("outside", [1.0, 10.0])
+def test_margin_has_a_spread_that_no_noise_level_sharpens(wide, outside):
+    """P2 with variance unit^2 r^2 in the field of view and unit^2 c^2 beside it."""
+    weight, unit, sigma = 4.0, 0.5, 0.7
+    frame, x0 = frame_for(wide, weight, unit), residuals()
+    _, width, _ = wide.volume_shape
+    basis = jnp.eye(NZ * width).reshape(-1, NZ, width, 1)
+    columns = jax.vmap(lambda volume: project(volume, wide))(basis)
+    matrix = np.asarray(columns, np.float64).reshape(NZ * width, -1).T
+    variance = np.full((NZ, width), (unit * outside) ** 2)
+    variance[:, MARGIN:-MARGIN] = unit**2 * sigma**2 / (sigma**2 + 1)
+    precision = np.diag(1 / variance.ravel())
+    rule = consistency.proximal_consistency(
+        frame, wide, Metric(0.0, 1.0 / unit**2), num_iters=40, outside=outside
+    )
+    out = jax.jit(lambda x: rule.apply(x, jnp.float32(sigma), rule.init())[0])(x0)
+    for guess, got in zip(x0, out, strict=True):
+        start = np.ravel(consistency.to_volume(guess, frame, wide))
+        right = weight * matrix.T @ np.ravel(frame.tilts) + precision @ start
+        normal = weight * matrix.T @ matrix + precision
+        solved = np.linalg.solve(normal, right).reshape(wide.volume_shape)
+        expected = consistency.to_residual(jnp.asarray(solved), frame, wide)
+        np.testing.assert_allclose(got, expected, atol=1e-3)
+
+
 @pytest.mark.slow
 def test_sampler_draws_from_the_posterior_of_a_gaussian_prior(geometry):
     """N(0, 1) voxels, linear rays: mean and covariance are known in closed form."""

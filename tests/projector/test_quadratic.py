@@ -60,7 +60,7 @@ def problem(dense, x64):
     return geometry, matrix, guess, tilts, weight
 
 
-def update(problem, metric, num_iters=200):
+def update(problem, metric, num_iters=200, spread=1.0):
     geometry, _, guess, tilts, weight = problem
     return solve(
         jnp.asarray(guess),
@@ -69,6 +69,7 @@ def update(problem, metric, num_iters=200):
         jnp.asarray(weight),
         Metric(*(jnp.asarray(value, jnp.float64) for value in metric)),
         num_iters=num_iters,
+        spread=jnp.asarray(spread, jnp.float64),
     )
 
 
@@ -98,6 +99,26 @@ def test_update_equals_the_form_in_the_space_of_the_tilts(problem, smoothness):
     step = spread @ np.linalg.solve(gain, tilts.ravel() - matrix @ guess.ravel())
     volume, _ = update(problem, Metric(smoothness, 0.4))
     np.testing.assert_allclose(volume, guess + step.reshape(EXTENTS), atol=1e-9)
+
+
+@pytest.mark.parametrize("smoothness", [0.0, 0.8])
+def test_guess_of_uneven_spread_equals_the_gaussian_with_that_covariance(
+    problem, smoothness
+):
+    """x0 + C A^T (A C A^T + W^-1)^-1 (y - A x0) with C = D M^-1 D."""
+    _, matrix, guess, tilts, weight = problem
+    spread = np.abs(array(EXTENTS, 4)) + 0.3
+    precision = smoothness * dense_laplacian(EXTENTS) + 0.4 * np.eye(SIZE)
+    covariance = spread.ravel()[:, None] * np.linalg.inv(precision) * spread.ravel()
+    image = covariance @ matrix.T
+    gain = matrix @ image + np.diag(1 / weight.ravel())
+    step = image @ np.linalg.solve(gain, tilts.ravel() - matrix @ guess.ravel())
+    volume, _ = update(problem, Metric(smoothness, 0.4), spread=spread)
+    np.testing.assert_allclose(volume, guess + step.reshape(EXTENTS), atol=1e-9)
+    # The same factor everywhere is a weaker metric.
+    even, _ = update(problem, Metric(smoothness, 0.4), spread=2.0)
+    weaker, _ = update(problem, Metric(smoothness / 4, 0.1))
+    np.testing.assert_allclose(even, weaker, atol=1e-9)
 
 
 def test_a_guess_that_fits_the_tilts_stays(problem):
