@@ -41,6 +41,7 @@ RUNS = (
     Run(name="dds_3d", weights="diffusion_mbir"),
     Run(name="dds"),
     Run(name="mean"),
+    Run(name="margin as sure, in the update", method="mean", settings={"outside": 1.0}),
     Run(name="mean, robust", method="mean", settings={"weighting": "robust"}),
     Run(name="mean, low-rank", method="mean", settings={"weighting": "low-rank"}),
     Run(name="posterior", samples=8, steps=8),
@@ -57,7 +58,7 @@ def get_config() -> TablePlan:
         cases=CASES,
         runs=RUNS,
         regimes=(PERFECT, imperfect(1.0)),
-        columns=("rmse", "psnr", "ssim"),
+        columns=("rmse", "psnr", "ssim", "ssim_xz"),
         ours=("mean", "posterior, mean of 8"),
         height=HEIGHT,
     )

@@ -22,6 +22,6 @@ def get_config() -> TablePlan:
         cases=("8/2", "10/1", "60/3"),
         runs=t1.RUNS,
         regimes=(PERFECT, imperfect(1.0)),
-        columns=T2_METRICS,
+        columns=(*T2_METRICS, "tau"),
         height=t1.HEIGHT,
     )

@@ -10,9 +10,10 @@ WEIGHTINGS = ("off", "robust", "diagonal", "low-rank")
 LOG_MODES = ("auto", "off", "on")
 TILT_AXES = ("y", "x")
 
-# What a first result costs on a CPU should be minutes, not an hour.
-_CPU_EFFORT = (4, 12)
-_ACCELERATOR_EFFORT = (8, 50)
+# Samples and steps; a first result on a CPU should cost minutes, not an hour.  More
+# steps than 8 change nothing, more samples make the spread surer (docs/samplers.md).
+_CPU_EFFORT = (8, 8)
+_ACCELERATOR_EFFORT = (16, 16)
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:

@@ -199,8 +199,9 @@ def ablation_table(
     lines += [
         "",
         "First the values of a default, then differences to it, setting minus default: "
-        "mean ± paired s.e. over specimens. Bold: the 95 % bootstrap interval excludes "
-        f"zero, {tables.MIN_PAIRS} or more specimens.",
+        f"mean ± paired s.e. over {len({quantities.specimen(row) for row in kept})} "
+        "specimens. Bold: the 95 % bootstrap interval excludes zero, "
+        f"{tables.MIN_PAIRS} or more specimens.",
     ]
     return "\n".join(lines) + "\n", {"variant": variant, "cells": cells}
 
