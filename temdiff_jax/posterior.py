@@ -73,7 +73,8 @@ class Knobs(NamedTuple):
       prior_precision: lambda_c, factor on the metric of the guess.
       consistency_from: Largest noise level at which the data pull.
       outside: Standard deviation of a guess beside the field of view over that
-        inside, of the one-call estimate as well, see ``consistency.guess_spread``.
+        inside in series of wide range, of the one-call estimate as well, see
+        ``consistency.guess_spread``; 1 for everywhere alike.
     """
 
     eta: float = 0.85

@@ -30,8 +30,10 @@ from temdiff_jax.projector.quadratic import Metric
 from temdiff_jax.projector.quadratic import proximal_update as proximal_update
 
 # How much less sure than inside a guess is beside the field of view, where it is the
-# quadratic estimate; 3 to 10 are alike (docs/results.md).
+# quadratic estimate, in series of wide range: OUTSIDE times from the second of these
+# largest tilts on, no less sure up to the first (docs/results.md).
 OUTSIDE = 10.0
+OUTSIDE_FROM_DEG = (20.0, 40.0)
 # (key, guess [b, ...], variance of its error) -> sample [b, ...]
 ConditionalDraw = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -69,15 +71,28 @@ def to_residual(
     return geometry.crop(volume - frame.base) / frame.unit
 
 
-def guess_spread(geometry: TiltGeometry, outside: jax.Array | float) -> jax.Array:
+def guess_spread(
+    geometry: TiltGeometry,
+    outside: jax.Array | float = OUTSIDE,
+    inside: jax.Array | float = 1.0,
+) -> jax.Array:
     """Relative standard deviation of a guess, ``[1, x, 1]`` of the wide volume.
 
-    1 in the field of view and ``outside`` in the margin.  A network improves the guess
-    inside alone; what the margin is wrong by would else be corrected inside, by every
-    ray that crosses both.
+    A network improves the guess in the field of view alone; what the margin is wrong by
+    would else be corrected inside, by every ray that crosses both.  The steeper the
+    rays, the farther out they reach, to where ever fewer tilts see anything.
+
+    Args:
+      geometry: Rays; the largest tilt decides how much of ``outside`` counts.
+      outside: Of the margin over that of the guess at infinite noise, for series of
+        wide range.
+      inside: Of the field of view, over the same.
     """
-    inside = jnp.ones((1, geometry.num_u, 1))
-    return geometry.pad_lateral(inside, value=outside)
+    low, high = OUTSIDE_FROM_DEG
+    largest = jnp.rad2deg(jnp.max(jnp.abs(geometry.angles_rad)))
+    share = jnp.clip((largest - low) / (high - low), 0.0, 1.0)
+    ones = jnp.ones((1, geometry.num_u, 1))
+    return geometry.pad_lateral(ones, value=jnp.power(outside, share) / inside)
 
 
 def proximal_consistency(
@@ -99,8 +114,7 @@ def proximal_consistency(
       geometry: Rays.
       metric: g and e at infinite noise, inverse squared normalised intensity.
       num_iters: Conjugate-gradient steps.
-      outside: Standard deviation of the guess in the margin, which no noise level
-        sharpens, over that in the field of view at infinite noise.
+      outside: See ``guess_spread``; no noise level sharpens the margin.
 
     Returns:
       A constraint on residuals ``[b, z, x, y]``.
@@ -117,7 +131,7 @@ def proximal_consistency(
             frame.weight,
             here,
             num_iters=num_iters,
-            spread=guess_spread(geometry, outside / jnp.sqrt(spread)),
+            spread=guess_spread(geometry, outside, jnp.sqrt(spread)),
         )
         return to_residual(volume, frame, geometry)
 

@@ -102,6 +102,21 @@ def test_p2_is_the_posterior_mean_of_a_gaussian_prior(geometry, sigma):
         np.testing.assert_allclose(np.ravel(got), expected, atol=2e-4)
 
 
+@pytest.mark.parametrize(
+    ("largest", "expected"), [(4.0, 1.0), (20.0, 1.0), (30.0, 10**0.5), (60.0, 10.0)]
+)
+def test_margin_is_less_sure_the_steeper_the_rays(largest, expected):
+    series = TiltGeometry.from_degrees(
+        (-3.0, largest), thickness=NZ, width=NX, height=NY, lateral_margin=MARGIN
+    )
+    spread = np.asarray(consistency.guess_spread(series, 10.0))
+    assert spread.shape == (1, NX + 2 * MARGIN, 1)
+    np.testing.assert_array_equal(spread[0, MARGIN:-MARGIN, 0], 1.0)
+    margin = np.delete(spread, np.s_[MARGIN:-MARGIN], axis=1)
+    np.testing.assert_allclose(margin, expected, rtol=1e-5)
+    np.testing.assert_allclose(consistency.guess_spread(series, 1.0), 1.0, rtol=1e-6)
+
+
 @pytest.mark.parametrize("outside", [1.0, 10.0])
 def test_margin_has_a_spread_that_no_noise_level_sharpens(wide, outside):
     """P2 with variance unit^2 r^2 in the field of view and unit^2 c^2 beside it."""
