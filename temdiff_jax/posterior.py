@@ -43,6 +43,9 @@ SOLVERS: dict[str, Callable[[algebra.Predictor, jax.Array | float], algebra.Kern
 class Options(NamedTuple):
     """Static choices of a sampler; numbers that may be swept are arguments.
 
+    The defaults, and those of ``Knobs`` and of the numbers of samples and steps, were
+    chosen from table T7: docs/samplers.md, "Which to choose".
+
     Attributes:
       window: Largest extent given to the network at once, voxels.
       lateral: The same across the beam, along x and y, where it is smaller; 0 for
