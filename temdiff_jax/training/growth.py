@@ -36,7 +36,6 @@ def grow(initial: Prior, config: TrainConfig) -> dict:
     weights = initial.params
     if old == new:
         return weights
-    fresh = jax.jit(make_network(config.network).init)(jax.random.key(config.seed))
     known, _ = jax.tree_util.tree_flatten_with_path(weights)
     held = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in known}
     if (old.norm, new.norm) == ("group", "rms"):
@@ -51,18 +50,20 @@ def grow(initial: Prior, config: TrainConfig) -> dict:
         old_leaf = held[name]
         if old_leaf.shape == leaf.shape:
             return old_leaf
-        if name == "['embed_in']['kernel']" and len(old_leaf) < len(leaf):
-            rows = len(leaf) - len(old_leaf)
+        if name == "['embed_in']['kernel']" and len(old_leaf) < leaf.shape[0]:
+            rows = leaf.shape[0] - len(old_leaf)
             return np.pad(old_leaf, ((0, rows), (0, 0)))
         raise _unlike(old, new)
 
-    grown = jax.tree_util.tree_map_with_path(fill, fresh)
+    init, key = make_network(config.network).init, jax.random.key(config.seed)
+    # Shapes first: what does not fit is refused before anything is drawn.
+    jax.tree_util.tree_map_with_path(fill, jax.eval_shape(init, key))
     if used != set(held):
         raise _unlike(old, new)
     for name in ("channels", "blocks", "groups", "patch", "target"):
         if getattr(old, name) != getattr(new, name):
             raise _unlike(old, new)
-    return grown
+    return jax.tree_util.tree_map_with_path(fill, jax.jit(init)(key))
 
 
 def _is_shift_of_norm(name: str) -> bool:

@@ -73,7 +73,7 @@ def test_prints_the_table_of_cases_and_methods(volume, runner, capsys):
     assert "truth.mrc 10/5 fbp: PSNR" in captured.err
     assert runner["options"] == {
         "num_samples": 2,
-        "num_steps": 12,
+        "num_steps": 8,
         "seed": 3,
         "prior": "default",
         "weighting": "off",
