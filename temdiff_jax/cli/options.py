@@ -13,7 +13,7 @@ TILT_AXES = ("y", "x")
 # Samples and steps; a first result on a CPU should cost minutes, not an hour.  More
 # steps than 8 change nothing, more samples make the spread surer (docs/samplers.md).
 _CPU_EFFORT = (4, 8)
-_ACCELERATOR_EFFORT = (16, 16)
+_ACCELERATOR_EFFORT = (16, 8)
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:

@@ -33,7 +33,7 @@ def test_parse_names_keeps_order_and_drops_repeats():
 
 def test_effort_is_smaller_on_a_cpu_and_yields_to_the_user():
     assert options.effort(None, None, on_cpu=True)[:2] == (4, 8)
-    assert options.effort(None, None, on_cpu=False)[:2] == (16, 16)
+    assert options.effort(None, None, on_cpu=False)[:2] == (16, 8)
     samples, steps, line = options.effort(3, None, on_cpu=True)
     assert (samples, steps) == (3, 8)
     assert "--samples and --steps change them" in line
