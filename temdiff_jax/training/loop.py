@@ -281,7 +281,7 @@ class _Inspection:
     ) -> None:
         self._config = config
         self._place = place
-        self._batches = _validation_batches(config, data_dir, blocks)
+        self._batches = validation_batches(config, data_dir, blocks)
         self._watch = watch
         self._preview = make_previewer(place.network, place.put_central, config.data)
 
@@ -383,10 +383,23 @@ def _meta(config: TrainConfig, scale: condition.ResidualScale) -> dict:
     }
 
 
-def _validation_batches(
-    config: TrainConfig, data_dir: str, folder: str | None = None
+def validation_batches(
+    config: TrainConfig,
+    data_dir: str,
+    folder: str | None = None,
+    multiple: int | None = None,
 ) -> list[Batch]:
-    """Held-out blocks; aligned ones, where a scenario has both."""
+    """Held-out blocks; aligned ones, where a scenario has both.
+
+    Args:
+      config: The run.
+      data_dir: Folder of the volumes.
+      folder: Where simulated blocks are kept, see ``pool``.
+      multiple: Of the extents that are left of a block; default, the network's own.
+
+    Returns:
+      One block of each scenario, then the next of each, and so on; batches of one.
+    """
     data = dataclasses.replace(
         config.data,
         phantom_fraction=0.0,
@@ -398,7 +411,7 @@ def _validation_batches(
     )
     source = BlockSource.from_files(data_dir, data.validation, data, config.seed)
     blocks = _stored(source, folder).phase(VALIDATION_PHASE)
-    return [central(block, config.network.multiple) for block in blocks]
+    return [central(block, multiple or config.network.multiple) for block in blocks]
 
 
 def _validate(

@@ -273,25 +273,37 @@ def _masked_mean(values, mask):
 
 
 def best_guess(
-    params: dict, batch: Batch, scale: ResidualScale, *, network: Network
+    params: dict,
+    batch: Batch,
+    scale: ResidualScale,
+    *,
+    network: Network,
+    sigma: float | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What the network makes of crops, what was asked for, and what was known before.
 
-    Each ``[b, z, x, y]`` in the units of ``make_targets``.  The guess of a network that
-    learns volumes is that at the largest noise level.  An unconditional one has none:
-    its guess at ``PRIOR_SIGMA`` stands beside that of the best linear denoiser of white
-    data, ``x / (s^2 + 1)``.
+    Each ``[b, z, x, y]`` in the units of ``make_targets``.  ``sigma`` is the noise
+    level of what it is shown; by default that is noise alone for a conditional network,
+    the nearest that one of volumes has learned being the largest level, and
+    ``PRIOR_SIGMA`` for an unconditional one.  What was known before is the quadratic
+    estimate or, unconditionally, the best linear denoiser of white data,
+    ``x / (s^2 + 1)``.
     """
     size, config = batch.truth.shape[0], network.config
     target, condition = make_targets(batch, scale, jnp.ones(size), config.target)
-    known = noisy = jnp.zeros_like(target)
-    sigma = parameterisation.SIGMA_MEAN
-    if config.target == "volume":
-        sigma = schedule.SIGMA_MAX if config.conditional else PRIOR_SIGMA
-        noisy = target + sigma * jax.random.normal(jax.random.key(0), target.shape)
+    residual = config.target == "residual"
+    if sigma is None and not config.conditional:
+        sigma = PRIOR_SIGMA
+    elif sigma is None:
+        sigma = parameterisation.SIGMA_MEAN if residual else schedule.SIGMA_MAX
+    noisy = target + sigma * jax.random.normal(jax.random.key(0), target.shape)
+    if not config.conditional:
+        known = noisy / (sigma**2 + 1.0)
+    elif residual:
+        known = jnp.zeros_like(target)
+    else:
         unit = jnp.sqrt(1.0 + scale(batch.features) ** 2)[:, None, None, None]
-        shrunk = noisy / (sigma**2 + 1.0)
-        known = batch.estimate / unit if config.conditional else shrunk
+        known = batch.estimate / unit
 
     def apply(x, level):
         return network.apply(params, x, level, condition)

@@ -79,7 +79,7 @@ def generate_blocks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(loop, "BlockSource", generated)
     patch.setattr(loop, "init_state", cheap_state)
     # Validation would compile a second program.
-    patch.setattr(loop, "_validation_batches", lambda *_: [])
+    patch.setattr(loop, "validation_batches", lambda *_: [])
     patch.setattr(loop, "_validate", lambda *_: "validation")
 
 

@@ -272,7 +272,7 @@ def test_previews_are_middle_slices_of_the_held_out_blocks(watched, data_dir):
     assert step_shown == 2 and len(previews) == len(CONFIG.data.scenarios) == 1
     (found,) = previews
     assert found.name == "half-range 5-8 deg, 5 tilts, 10 voxels thick"
-    batch = loop._validation_batches(WATCHED, data_dir)[0]
+    batch = loop.validation_batches(WATCHED, data_dir)[0]
     middle = batch.truth.shape[-1] // 2
     np.testing.assert_array_equal(found.truth, batch.truth[0, :, :, middle])
     np.testing.assert_array_equal(found.condition, batch.estimate[0, :, :, middle])
