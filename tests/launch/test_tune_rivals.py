@@ -28,7 +28,7 @@ def test_a_grid_that_cannot_be_read_is_refused(text):
 
 
 def test_numbers_and_counts_of_a_setting_are_replaced():
-    start = rivals.DIFFUSION_MBIR_FAST
+    start = rivals.DIFFUSION_MBIR
     found = tune_rivals.with_numbers(start, {"coupling": 0.1, "num_iters": 2})
     assert found.numbers == (("coupling", 0.1),)
     assert found.counts == (("num_iters", 2),)
