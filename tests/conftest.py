@@ -4,6 +4,15 @@ The suite runs on whatever devices jax finds, normally one CPU, and in float32: 
 virtual device count or 64-bit mode set here would be paid for by every file.  A test
 that needs several devices runs them in a process of its own (`run_devices`), since the
 count is fixed when jax starts; one that needs float64 asks for `x64`.
+
+A test spends most of its time compiling programs that run for milliseconds, so here
+they are compiled in haste, and by the processes that tests start too, unless the
+environment says JAX_DISABLE_MOST_OPTIMIZATIONS=0 or jax finds an accelerator.  A test
+that compares two programs bit for bit asks for `optimised`: what rounds apart in the
+programs of users may agree in hasty ones.
+
+For the same reason the loops of the projector advance by one plane or tilt at a time,
+but in tests/projector, which tests the loops (`long_loops`), and in other processes.
 """
 
 import os
@@ -16,22 +25,60 @@ from pathlib import Path
 import jax
 import pytest
 
+from temdiff_jax.projector import kernels
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+HASTE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+
+
+def compile_in_haste(haste: bool) -> None:
+    """Set it for what this process, and those it starts, will compile."""
+    os.environ[HASTE] = str(int(haste))
+    jax.config.update(HASTE.lower(), haste)
+
+
+if HASTE not in os.environ:  # else jax has read it
+    compile_in_haste(True)
+
+LONG, kernels.UNROLL = kernels.UNROLL, 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `gpu` where jax finds no accelerator."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     # Ask jax for its backend only if somebody wants to know: it starts the runtime.
-    if marked and jax.default_backend() == "cpu":
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason="jax sees no accelerator here"))
+    if not marked:
+        return
+    if jax.default_backend() != "cpu":
+        compile_in_haste(False)
+        return
+    for item in marked:
+        item.add_marker(pytest.mark.skip(reason="jax sees no accelerator here"))
 
 
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Run the test with 64-bit types; the setting before it comes back after."""
     with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """Compile as users do, and what was compiled in haste before once more."""
+    before = bool(jax.config.read(HASTE.lower()))
+    compile_in_haste(False)
+    jax.clear_caches()
+    yield
+    compile_in_haste(before)
+
+
+@pytest.fixture(scope="module")
+def long_loops() -> Iterator[None]:
+    """Loops of the projector as users have them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "UNROLL", LONG)
+        jax.clear_caches()
         yield
 
 

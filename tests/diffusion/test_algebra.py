@@ -61,6 +61,7 @@ def sample(rule: algebra.Constraint | None) -> algebra.State:
     return state
 
 
+@pytest.mark.usefixtures("optimised")
 def test_identity_changes_no_bit():
     np.testing.assert_array_equal(guesses(algebra.identity())[0], guesses(None)[0])
     with_it, without = sample(algebra.identity()), sample(None)
@@ -68,6 +69,7 @@ def test_identity_changes_no_bit():
     np.testing.assert_array_equal(with_it.x0, without.x0)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_chain_associates():
     a, b, c = rules()
     left, _ = guesses(algebra.chain(algebra.chain(a, b), c))
@@ -78,6 +80,7 @@ def test_chain_associates():
     assert np.max(np.abs(swapped - left)) > 1e-3
 
 
+@pytest.mark.usefixtures("optimised")
 def test_constraints_nest_as_they_chain():
     a, b, c = rules()
     nested, _ = guesses(a, b, c)
@@ -85,11 +88,13 @@ def test_constraints_nest_as_they_chain():
     np.testing.assert_array_equal(nested, chained)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_all_embracing_within_is_invisible():
     everywhere, _ = guesses(algebra.within(doubling()))
     np.testing.assert_array_equal(everywhere, guesses(doubling())[0])
 
 
+@pytest.mark.usefixtures("optimised")
 def test_every_step_is_invisible_and_every_third_acts_at_the_first_of_three():
     everywhere, _ = guesses(algebra.every(doubling(), 1))
     np.testing.assert_array_equal(everywhere, guesses(doubling())[0])
@@ -109,6 +114,7 @@ def test_within_acts_between_its_limits_and_counts_only_there():
     np.testing.assert_array_equal(np.flatnonzero(moved), [2, 3, 4, 5])
 
 
+@pytest.mark.usefixtures("optimised")
 def test_chunks_equal_one_scan_bit_for_bit_with_one_program():
     guess = algebra.constrain(algebra.predictor(gaussian), counting(0.01))
     kernel = algebra.ddim(guess, eta=0.85)
@@ -147,6 +153,7 @@ def nudge(key, before, after, sigma, sigma_next):
     return after.x + 0.1 * before.x + jax.random.normal(key, after.x.shape)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_then_changes_x_after_the_step_with_a_key_of_its_own():
     inner = algebra.ddim(algebra.predictor(gaussian), eta=0.6)
     key, levels = jax.random.key(2), SIGMAS[:2]
@@ -166,6 +173,7 @@ def test_then_changes_x_after_the_step_with_a_key_of_its_own():
     np.testing.assert_allclose(info.update_rms, np.std(state.x - X), rtol=0.05)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_then_counts_its_steps_across_chunks():
     kernel = algebra.then(
         algebra.ddim(algebra.predictor(gaussian)),
@@ -182,6 +190,7 @@ def test_then_counts_its_steps_across_chunks():
     np.testing.assert_array_equal(state.x, whole.x)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_draw_starts_where_the_sampler_says():
     kernel = algebra.ddim(algebra.predictor(gaussian))
     noisy = algebra.sampler(kernel, SIGMAS)

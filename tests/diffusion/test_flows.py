@@ -58,6 +58,7 @@ def test_without_data_fmct_is_the_euler_flow():
     )
 
 
+@pytest.mark.usefixtures("optimised")
 def test_no_tolerance_reuses_nothing():
     sigmas = schedule.flow_uniform(8)
     efmct = build(flows.efmct, sigmas, tolerance=-1.0)
@@ -93,6 +94,7 @@ def test_network_is_called_when_the_rule_says_so(tolerance, max_reuse, calls):
     assert len(seen) == calls
 
 
+@pytest.mark.usefixtures("optimised")
 def test_samples_decide_each_for_itself():
     """A batch gives what its samples give one by one, whoever calls the network."""
     sigmas = schedule.flow_uniform(12)

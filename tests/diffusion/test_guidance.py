@@ -84,6 +84,7 @@ def test_pulled_back_norm_is_minus_its_gradient(x64):
     np.testing.assert_allclose(pull(x, 0.7), -jax.grad(norm)(x), rtol=1e-9)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_weight_zero_is_invisible_to_guidance(x64):
     _, denoise, data, x = bench(10.0)
     blind = data._replace(weight=jnp.zeros(3))
@@ -108,6 +109,7 @@ def test_classifier_free_guidance_extrapolates(amount):
     np.testing.assert_array_equal(x0, jnp.full((1, 2), 1.0 + amount))
 
 
+@pytest.mark.usefixtures("optimised")
 def test_search_meets_the_data_to_the_tolerance_and_stops(x64):
     _, denoise, data, x = bench(10.0)
 

@@ -37,6 +37,7 @@ def build(name, sigmas, problem=PROBLEM):
     )
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     "name",
     [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],
@@ -138,6 +139,7 @@ def test_decoupled_draws_spread_too_far_where_the_data_are_silent(x64):
     assert np.all(found.variance_ratio[~found.seen()] > 1.3)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_dds_with_many_steps_is_ddnm():
     sigmas = schedule.karras(STEPS)
     data, denoise = gaussian.measurement(PROBLEM), gaussian.denoiser(PROBLEM.prior)

@@ -102,6 +102,7 @@ def test_sde_form_comes_closer_to_the_variance_than_the_ancestral_step():
     assert fine < 0.5 * coarse
 
 
+@pytest.mark.usefixtures("optimised")
 def test_churn_keeps_the_law_of_the_samples_and_needs_the_key():
     still, churned = solvers.heun(unit_guess()), solvers.heun(unit_guess(), churn=0.3)
     a, b = (run(still, seed=0).x, run(churned, seed=0).x)

@@ -140,6 +140,7 @@ def test_statistics_of_the_normalisation_are_single_precision():
     assert sums and all("f32" in line and "bf16" not in line for line in sums)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_second_head_changes_neither_the_first_output_nor_its_gradient(plain):
     net = network(log_variance=True)
     fresh = random_params(net)

@@ -34,6 +34,11 @@ def _build(name: str, dtype, *, traced_steep: bool = False) -> TiltGeometry:
     return TiltGeometry(jnp.asarray(np.deg2rad(angles), dtype), extents, num_u, steep)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loops_as_they_are(long_loops) -> None:
+    """The pair is tested here, what is built on it elsewhere."""
+
+
 @pytest.fixture
 def short_loops(monkeypatch) -> None:
     """Loop bodies of one plane or tilt, which compile in a fraction of the time.

@@ -165,6 +165,7 @@ def test_a_slab_that_goes_on_beside_the_detector(margin):
         assert np.abs((np.arange(46) - 22.5)[tilted > 0] - at).max() < 1
 
 
+@pytest.mark.usefixtures("optimised")
 def test_repeated_tilts_are_tilts():
     """A tilt given twice is seen twice and counts twice."""
     volume = ball((8, 9, 5), np.zeros(3))

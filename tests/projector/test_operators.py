@@ -32,6 +32,7 @@ def test_operator_norm_of_an_untilted_series_is_known():
     assert float(operator_norm(geometry)) == pytest.approx(6.0, rel=1e-6)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_normal_op_is_the_adjoint_after_the_projection(named, x64):
     geometry = named("every kind", jnp.float64)
     volume = array(geometry.volume_shape)

@@ -213,6 +213,7 @@ def test_pixels_without_rays_are_refused():
         pixels.project_pixels(jnp.zeros((2, 4, 4)), geometry, 2, (3, 2))
 
 
+@pytest.mark.usefixtures("optimised")
 def test_half_precision_sums_in_float32():
     image = data((1, 12, 12), jnp.bfloat16)
     seen = pixels.rebin(image, 2.4, (5, 5))
@@ -220,6 +221,7 @@ def test_half_precision_sums_in_float32():
     np.testing.assert_array_equal(seen, exact.astype(jnp.bfloat16))
 
 
+@pytest.mark.usefixtures("optimised")
 def test_rebinning_is_after_projection(x64):
     geometry = TiltGeometry(jnp.asarray([0.3]), (4, 9, 6), 8, None)
     volume = data((4, 9, 6))

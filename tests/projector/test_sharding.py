@@ -99,6 +99,7 @@ for geometry in (
     assert out.split() == ["[]"] * 12
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.slow
 def test_derivatives_know_what_varies_over_the_mesh(run_devices):
     """With the check on, a gradient in the shared angles is summed over the slabs."""

@@ -138,6 +138,7 @@ def test_edges_are_continued():
         np.testing.assert_allclose(moved, tilts, rtol=2e-6)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_half_precision_sums_in_float32():
     tilts = data((3, 9, 12), jnp.bfloat16)
     maps = source("small", jnp.float32)

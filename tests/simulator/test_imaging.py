@@ -143,6 +143,7 @@ def test_a_stopped_beam_gives_finite_tilts(stain):
     assert np.max(series.tilts) == pytest.approx(np.log(400 / MIN_COUNTS), rel=1e-5)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("mode", ["bright_field", "ideal"])
 def test_aligned_equals_a_configuration_whose_errors_are_negligible(stain, mode):
     config = dataclasses.replace(COUNTING, mode=mode, exact_counts=False)

@@ -133,11 +133,8 @@ _REPORT: dict = {}
 
 
 @pytest.fixture
-def report(run_devices, monkeypatch) -> dict:
+def report(run_devices) -> dict:
     if not _REPORT:
-        # Tiny programs: compiling them well takes longer than running them.
-        flags = os.environ.get("XLA_FLAGS", "")
-        monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_backend_optimization_level=0")
         _REPORT.update(json.loads(run_devices(LAYOUTS, count=8, timeout_s=1800)))
     return _REPORT
 

@@ -266,6 +266,7 @@ def test_noise_levels_are_those_of_the_named_distribution():
         steps.draw(KEY, batch, dataclasses.replace(OPTIM, noise="pink"))
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.slow
 def test_further_averages_follow_the_weights_and_change_nothing_else():
     config = dataclasses.replace(OPTIM, average_lengths=(0.05, 0.1))

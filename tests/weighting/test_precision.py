@@ -89,6 +89,7 @@ def test_square_root_diagonal_and_determinant_are_those_of_the_dense_matrix():
     np.testing.assert_allclose(built.log_determinant(SHAPE), logs, rtol=1e-12)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.usefixtures("x64")
 def test_without_spread_it_is_the_diagonal():
     weight, columns = problem(jnp.float64)
@@ -210,6 +211,7 @@ def small():
     return geometry, tilts, precision.low_rank(weight, columns)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_every_solve_with_a_weight_takes_a_precision(small):
@@ -347,6 +349,7 @@ def test_split_over_devices_along_tilts_and_along_rows(run_devices):
     )
 
 
+@pytest.mark.usefixtures("optimised")
 def test_conjugate_gradients_meet_the_same_operator_as_the_weights():
     """A diagonal Precision changes no bit of a solve."""
     geometry = TiltGeometry.from_degrees([-9.0, 4.0], thickness=3, width=6, height=4)
