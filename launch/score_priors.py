@@ -45,7 +45,7 @@ def define_flags() -> None:
     flags.mark_flags_as_required(["config", "data_dir"])
 
 
-_guess = jax.jit(step.best_guess, static_argnames=("network", "sigma"))
+_guess = jax.jit(step.best_guess, static_argnames="network")
 
 
 def gains(
