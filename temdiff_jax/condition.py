@@ -157,12 +157,14 @@ def judge(
 ) -> tuple[jax.Array, jax.Array]:
     """Reprojection in input units ``[n_tilts, u, y]`` and chi2 per tilt.
 
-    ``volume`` is wide and normalised, ``[z, x, y]``.
+    ``volume`` is wide and normalised, ``[z, x, y]``.  Masked pixels do not count.
     """
-    units = ready.scaling
+    units, weight = ready.scaling, ready.weight
     offset = units.mean * noise.ray_lengths(geometry)
-    chi2 = noise.chi2_per_tilt(volume, ready.tilts, geometry, ready.weight)
-    return project(volume, geometry) * units.contrast + offset, chi2
+    projected = project(volume, geometry)
+    keep = weight.weight if isinstance(weight, weighting.Precision) else weight
+    chi2 = weighting.chi2_per_tilt(projected - ready.tilts, weight, keep)
+    return projected * units.contrast + offset, chi2
 
 
 def moments(tilts: jax.Array, geometry: TiltGeometry, weight: jax.Array) -> jax.Array:

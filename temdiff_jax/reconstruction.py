@@ -23,6 +23,8 @@ from temdiff_jax.types import InputError
 SAMPLERS = ("default", "mean", "posterior")
 DEFAULT_SAMPLES = 8
 DEFAULT_STEPS = 8
+# By table T1, see docs/weighting.md.
+DEFAULT_WEIGHTING = "robust"
 Progress = Callable[[int, int, str], None]
 
 
@@ -40,7 +42,8 @@ class Result:
       tikhonov: The quadratic estimate from the same tilts, for comparison.
       reprojection: Projection of ``mean`` (margin included), input units.
       residual: ``reprojection`` minus measured line integrals.
-      chi2: Per tilt, mean squared residual over noise variance; 1 is the noise.
+      chi2: Per tilt, mean squared residual over its variance, masked pixels apart; 1
+        is what was expected.  The factor of a tilt that disagrees does not hide in it.
       weights: Data precision per tilt, inverse squared input units, ``[n_tilts]``.
       provenance: JSON-ready record of everything that led here.
     """
@@ -91,7 +94,7 @@ def reconstruct(
     log: str = "off",
     contrast: str = "auto",
     tilt_weights: ArrayLike | None = None,
-    weighting: str = "off",
+    weighting: str = DEFAULT_WEIGHTING,
     spread: weighting_lib.Spread | None = None,
     keep_samples: bool = False,
     options: posterior.Options | None = None,
@@ -117,9 +120,9 @@ def reconstruct(
       contrast: Sense of dense matter in the line integrals: "bright", "dark" or
         "auto" (skewness); the volume keeps the sense of the tilts.
       tilt_weights: Trust in each tilt, [0, 1]; 0 leaves it out.
-      weighting: "off", one noise level per tilt; "robust", masks and a factor for
-        each tilt that disagrees; "diagonal" or "low-rank", the variances of a
-        misalignment as well (docs/weighting.md).
+      weighting: "robust", masks and a factor for each tilt that disagrees; "off",
+        one noise level per tilt; "diagonal" or "low-rank", the variances of a
+        misalignment as well (docs/weighting.md, "Which to choose").
       spread: What is known of that misalignment; ``None``: nothing.
       keep_samples: Return all samples.
       options, knobs: Of the sampler; see ``posterior``.
@@ -279,6 +282,7 @@ def _leave(
     if isinstance(precision, weighting_lib.Precision):
         precision = precision.per_tilt(job.geometry.tilts_shape)
     weights = np.asarray(precision)[:, 0, 0] / float(ready.scaling.contrast) ** 2
+    factors = np.array(provenance["weighting"].get("factors", 1.0), np.float32)
     return Result(
         mean=sign * _to_file(mean),
         std=_to_file(spread),
@@ -286,7 +290,7 @@ def _leave(
         tikhonov=sign * _to_file(tikhonov),
         reprojection=reprojection,
         residual=reprojection - sign * job.tilts[rows],
-        chi2=np.asarray(chi2)[rows],
+        chi2=np.asarray(chi2)[rows] / np.maximum(factors, np.float32(1e-30)),
         weights=weights[rows],
         provenance=provenance,
     )

@@ -136,7 +136,19 @@ def test_residual_is_projected_minus_measured(result):
     np.testing.assert_allclose(
         result.reprojection - result.residual, TILTS, rtol=1e-5, atol=1e-5
     )
-    chi2 = result.weights * np.mean(result.residual**2, axis=(1, 2))
+
+
+def test_chi2_is_of_the_pixels_that_are_believed_and_before_the_factors(result):
+    geometry = TiltGeometry.from_degrees(
+        ANGLES, thickness=THICKNESS, width=WIDTH, height=HEIGHT
+    )
+    masks = weighting.find_masks(layout.tilts_to_core(TILTS), geometry)
+    keep = np.asarray(layout.tilts_from_core(masks.keep))
+    share = keep.mean(axis=(1, 2))
+    assert np.any(share < 1)  # outliers of the noise are taken for hot pixels
+    factors = np.asarray(result.provenance["weighting"]["factors"])
+    inverse_variance = result.weights / (factors * share)
+    chi2 = inverse_variance * np.mean(keep * result.residual**2, axis=(1, 2)) / share
     np.testing.assert_allclose(result.chi2, chi2, rtol=1e-3)
 
 
@@ -210,6 +222,7 @@ def test_robust_weighting_doubts_the_tilt_that_disagrees(run):
     found = run(spoilt, sampler="mean", weighting="robust")
     record = found.provenance["weighting"]
     assert record["form"] == "robust" and len(record["factors"]) == NUM
+    assert int(np.argmax(found.chi2)) == 3 and found.chi2[3] > 2
     assert record["unreliable"][0]["tilt"] == 3
     assert int(np.argmin(found.weights)) == 3
     order = np.array([3, 0, 4, 2, 1])

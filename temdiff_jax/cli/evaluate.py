@@ -70,7 +70,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="|".join(options.WEIGHTINGS),
-            help="Of `mean` and `posterior`; the same in all rows of an --out.",
+            help="Of `mean` and `posterior`, which by default weigh tilts as every "
+            "method does; the same in all rows of an --out.",
         ),
     ] = "off",
     out: Annotated[

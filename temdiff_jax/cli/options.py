@@ -7,6 +7,7 @@ from temdiff_jax.types import InputError
 
 SAMPLERS = ("default", "mean", "posterior")
 WEIGHTINGS = ("off", "robust", "diagonal", "low-rank")
+DEFAULT_WEIGHTING = "robust"
 LOG_MODES = ("auto", "off", "on")
 TILT_AXES = ("y", "x")
 

@@ -84,9 +84,9 @@ def reconstruct(
         typer.Option(
             metavar="off|robust|diagonal|low-rank",
             help="robust: mask faulty pixels and doubt tilts that disagree; diagonal, "
-            "low-rank: allow for residual misalignment too.",
+            "low-rank: allow for residual misalignment too; off: neither.",
         ),
-    ] = "off",
+    ] = options.DEFAULT_WEIGHTING,
     prior: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Prior; see temdiff priors list.")
     ] = "default",

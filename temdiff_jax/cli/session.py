@@ -30,7 +30,7 @@ class Settings:
     prior: str = "default"
     seed: int = 0
     log: str = "auto"
-    weighting: str = "off"
+    weighting: str = options.DEFAULT_WEIGHTING
 
 
 class Session:

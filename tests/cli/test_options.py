@@ -1,5 +1,6 @@
 import pytest
 
+from temdiff_jax import reconstruction, weighting
 from temdiff_jax.cli import options
 from temdiff_jax.types import InputError
 
@@ -38,3 +39,9 @@ def test_effort_is_smaller_on_a_cpu_and_yields_to_the_user():
     assert (samples, steps) == (3, 8)
     assert "--samples and --steps change them" in line
     assert options.effort(3, 4, on_cpu=False) == (3, 4, "3 samples of 4 steps")
+
+
+def test_choices_and_defaults_are_those_of_the_library():
+    assert options.SAMPLERS == reconstruction.SAMPLERS
+    assert options.WEIGHTINGS == weighting.FORMS
+    assert options.DEFAULT_WEIGHTING == reconstruction.DEFAULT_WEIGHTING
