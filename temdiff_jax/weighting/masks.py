@@ -22,6 +22,8 @@ MIN_AREA = 16
 # A hot pixel stands this many robust standard deviations above or below the median of
 # its 3 x 3 neighbourhood, and half as many beyond all but one of its neighbours.
 HOT_THRESHOLD = 6.0
+# Edge of the tiles that have a scale of their own, pixels.
+TILE = 16
 NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
 # A detector clips where an extreme value repeats this often, and this many times as
 # often as the next level: counts repeat by chance, but they do so at every level.
@@ -135,7 +137,8 @@ def hot_mask(
 ) -> np.ndarray:
     """Pixels of one tilt ``[u, y]`` far from the median of their neighbourhood.
 
-    The scale is the median absolute deviation over the tilt: noise and common texture.
+    The scale is the median absolute deviation, noise and common texture, over the tilt
+    or around the pixel, whichever is larger: most of a tilt can be quiet vacuum.
     Corners and fine lines of the specimen can be as far from the median, but have
     neighbours of their own level; a hot pixel has one at most, another hot one.
     ``known`` pixels are masked already and neither judged nor asked.
@@ -155,8 +158,22 @@ def hot_mask(
     scale = 1.4826 * np.median(np.abs(apart[~known]))
     # A tilt without noise has a scale near zero and would be hot wherever it bends.
     scale = max(scale, 1e-3 * float(np.std(values[~known])))
+    scale = np.maximum(scale, 1.4826 * _around(np.abs(apart)))
     far = (np.abs(apart) > threshold * scale) & (alone > 0.5 * threshold * scale)
     return far & ~known
+
+
+def _around(values: np.ndarray) -> np.ndarray:
+    """The largest median of the tiles at and beside each pixel ``[u, y]``."""
+    parts = [
+        np.array_split(np.arange(n), max(1, round(n / TILE))) for n in values.shape
+    ]
+    medians = np.array(
+        [[np.median(values[np.ix_(u, y)]) for y in parts[1]] for u in parts[0]]
+    )
+    medians = ndimage.maximum_filter(medians, 3, mode="nearest")
+    rows, columns = (np.repeat(np.arange(len(p)), [len(i) for i in p]) for p in parts)
+    return medians[np.ix_(rows, columns)]
 
 
 def saturated_mask(image: np.ndarray) -> np.ndarray:

@@ -66,6 +66,20 @@ def test_hot_pixels_of_the_detector_are_found(simulate, clean):
     assert masks.find_masks(dead).hot[:, 5, 7].all()
 
 
+def test_texture_in_quiet_vacuum_is_not_hot_and_pixels_in_either_are():
+    """Most of the tilt is vacuum, whose noise is a thirtieth of the specimen's."""
+    rng = np.random.default_rng(0)
+    specimen = np.hypot(*np.mgrid[-48:48, -48:48]) < 24
+    image = np.where(specimen, 200.0, 0.0) + np.where(specimen, 30.0, 1.0) * rng.normal(
+        size=specimen.shape
+    )
+    assert masks.hot_mask(image).mean() < 2e-3
+    image[48, 48] += 500.0
+    image[4, 4] -= 25.0
+    found = masks.hot_mask(image)
+    assert found[48, 48] and found[4, 4] and found.mean() < 2e-3
+
+
 @pytest.mark.parametrize("value", [0.0, -1e30, 0.8])
 def test_filled_borders_are_found_with_their_rim(clean, value):
     tilts = clean.copy()
