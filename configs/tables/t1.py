@@ -59,6 +59,6 @@ def get_config() -> TablePlan:
         runs=RUNS,
         regimes=(PERFECT, imperfect(1.0)),
         columns=("rmse", "psnr", "ssim", "ssim_xz"),
-        ours=("mean", "posterior, mean of 8"),
+        ours=("mean, robust", "mean", "posterior, mean of 8"),
         height=HEIGHT,
     )
