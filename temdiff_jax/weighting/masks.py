@@ -19,6 +19,9 @@ from temdiff_jax.types import InputError
 MIN_RUN = 8
 # ... and the pixels that share it and touch the border are this many.
 MIN_AREA = 16
+# ... unless nine tenths of the pixels beside them differ from it by less than this, in
+# standard deviations of the rest of the tilt.
+QUIET = 0.02
 # A hot pixel stands this many robust standard deviations above or below the median of
 # its 3 x 3 neighbourhood, and half as many beyond all but one of its neighbours.
 HOT_THRESHOLD = 6.0
@@ -110,8 +113,8 @@ def fill_mask(image: np.ndarray, *, grow: int = 1) -> np.ndarray:
     """Constant regions that touch the border of one tilt ``[u, y]``.
 
     A region counts if its value repeats along the border and its connected pixels are
-    many.  A border of measured vacuum that a program has cut to one value looks the
-    same, and is masked.
+    many.  Fill that goes on at the level of quiet vacuum beside it is right, whatever
+    put it there, and stays.
     """
     border = np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
     values, counts = np.unique(border, return_counts=True)
@@ -123,7 +126,13 @@ def fill_mask(image: np.ndarray, *, grow: int = 1) -> np.ndarray:
         edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
         areas = np.bincount(labels.ravel())
         chosen = [k for k in np.unique(edge) if k and areas[k] >= MIN_AREA]
-        found |= np.isin(labels, chosen)
+        region = np.isin(labels, chosen)
+        beside = image[ndimage.binary_dilation(region, iterations=3) & ~region]
+        if beside.size:
+            apart = np.quantile(np.abs(beside - value), 0.9)
+            if apart < QUIET * float(np.std(image[~region])):
+                continue
+        found |= region
     if grow and found.any():
         found = ndimage.binary_dilation(found, np.ones((3, 3), bool), iterations=grow)
     return found

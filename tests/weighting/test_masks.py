@@ -66,6 +66,20 @@ def test_hot_pixels_of_the_detector_are_found(simulate, clean):
     assert masks.find_masks(dead).hot[:, 5, 7].all()
 
 
+def test_fill_at_the_level_of_the_vacuum_beside_it_stays_and_other_fill_does_not():
+    rng = np.random.default_rng(0)
+    specimen = np.hypot(*np.mgrid[-48:48, -48:48]) < 24
+    image = np.where(specimen, 200.0, 0.0) + rng.normal(size=specimen.shape)
+    image[:6] = 0.0
+    assert not masks.fill_mask(image).any()
+    image[:6] = 30.0
+    assert masks.fill_mask(image)[:6].all()
+    # The mean of a specimen that goes on to the border is no vacuum.
+    texture = rng.normal(size=specimen.shape)
+    texture[:6] = 0.0
+    assert masks.fill_mask(texture)[:6].all()
+
+
 def test_texture_in_quiet_vacuum_is_not_hot_and_pixels_in_either_are():
     """Most of the tilt is vacuum, whose noise is a thirtieth of the specimen's."""
     rng = np.random.default_rng(0)
