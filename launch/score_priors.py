@@ -55,7 +55,7 @@ def gains(
 
     Args:
       prior: Conditional.
-      batches: Scenario by scenario, then the next block of each, as
+      batches: One block of each scenario, then the next of each, and so on, as
         ``loop.validation_batches`` has them.
       scenarios: How many.
       sigma: See ``step.best_guess``.
