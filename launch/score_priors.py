@@ -86,6 +86,24 @@ def row(
     return f"| {' | '.join([name, *cells])} |"
 
 
+def parse_sigmas(given: Sequence[str]) -> list[float]:
+    """Noise levels.
+
+    Raises:
+      InputError: Not a positive number.
+    """
+    try:
+        sigmas = [float(text) for text in given]
+    except ValueError:
+        sigmas = [float("nan")]
+    if not all(0 < sigma < float("inf") for sigma in sigmas):
+        raise InputError(
+            f"--sigmas: expected positive numbers, got {list(given)}; write for "
+            "example --sigmas=0.3,1"
+        )
+    return sigmas
+
+
 def run(names: Sequence[str]) -> None:
     """Prints the table, a row as soon as it is known."""
     given = flags.FLAGS
@@ -93,13 +111,7 @@ def run(names: Sequence[str]) -> None:
         raise InputError(
             "priors: expected 'default' or .safetensors files, got none; name them"
         )
-    try:
-        sigmas = [float(text) for text in given.sigmas]
-    except ValueError as error:
-        raise InputError(
-            f"--sigmas: expected numbers, got {given.sigmas}; write for example "
-            "--sigmas=0.3,1"
-        ) from error
+    sigmas = parse_sigmas(given.sigmas)
     config = functools.reduce(override, given.set, load_config(given.config))
     priors = [load_prior(name) for name in names]
     for name, prior in zip(names, priors):

@@ -8,6 +8,7 @@ from temdiff_jax.condition import ResidualScale
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import Prior
 from temdiff_jax.training.data import Batch
+from temdiff_jax.types import InputError
 
 NETWORK = make_network(NetworkConfig(channels=(8,), blocks=(1,), groups=4, patch=2))
 UNIT = ResidualScale(np.float32(0.0), np.zeros(5, np.float32))
@@ -56,3 +57,10 @@ def test_blocks_are_summed_by_scenario(score_priors, monkeypatch):
     np.testing.assert_allclose(found, -20 * np.log10([0.5, 0.1]), rtol=1e-5)
     line = score_priors.row("a", make_prior(), batches, 2, [1.0])
     assert line == "| a | +6.02 | +20.00 | +13.01 | +13.01 |"
+
+
+@pytest.mark.parametrize("text", ["much", "0", "-1", "nan", "inf"])
+def test_noise_levels_that_are_none_are_refused(score_priors, text):
+    assert score_priors.parse_sigmas(["0.3", "1"]) == [0.3, 1.0]
+    with pytest.raises(InputError, match="--sigmas: expected positive numbers, got"):
+        score_priors.parse_sigmas(["0.3", text])
