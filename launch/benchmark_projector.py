@@ -33,7 +33,6 @@ import json
 import os
 import pathlib
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -41,6 +40,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
+from launch import program
 from launch.benchmarking import limits as machine_limits
 from launch.benchmarking import peers as peers_lib
 from launch.benchmarking import report as projector_report
@@ -149,16 +149,11 @@ def run(given: flags.FlagValues) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the suite, prints the tables and puts them into the document."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1]}; write --flag=value")
-    try:
+    with program.refusals("benchmark_projector", argv):
         text = run(flags.FLAGS)
         if flags.FLAGS.document:
             path = pathlib.Path(flags.FLAGS.document)
             projector_report.replace_between_markers(path, text)
-    except InputError as error:
-        print(f"benchmark_projector: {error}", file=sys.stderr)
-        sys.exit(2)
     print(text)
 
 

@@ -34,7 +34,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +48,7 @@ import optax
 from absl import app, flags
 from optax import contrib
 
-from launch.train import load_config, override
+from launch import program
 from temdiff_jax import condition
 from temdiff_jax.model import NUM_FEATURES, Condition, conv, make_network
 from temdiff_jax.training import flops, meter, optimiser
@@ -319,7 +318,7 @@ def row(
 def torch_row(config: TrainConfig, python: str, repeats: int, peak: float) -> str:
     """The row of the peer; its operations are those of our step with Adam."""
     answer = time_torch(config, python, repeats)
-    adam = override(config, "optim.optimiser=adam")
+    adam = program.override(config, "optim.optimiser=adam")
     network = make_network(adam.network)
     state = init_state(jax.random.key(0), network, adam.optim)
     scale = condition.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES))
@@ -373,14 +372,10 @@ def _slope(function, which, x, kernel, given):
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     given = flags.FLAGS
     conv.prefer_own(os.environ)
-    try:
-        config = load_config(given.config)
-        for assignment in given.set:
-            config = override(config, assignment)
+    with program.refusals("benchmark_training", argv):
+        config = program.resolve(given.config, given.set)
         peak = meter.product_peak(config.network.dtype)
         print(f"matrix product, {config.network.dtype}: {peak / meter.GB:.1f} GFLOP/s")
         if given.convolutions:
@@ -394,9 +389,6 @@ def main(argv: Sequence[str]) -> None:
             print(measure(config, given.repeats, peak, native=True))
         if given.torch_python:
             print(torch_row(config, given.torch_python, given.repeats, peak))
-    except InputError as error:
-        print(f"benchmark_training: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from launch import program
 from temdiff_jax import evaluation, posterior
 from temdiff_jax.evaluation import metrics, runner
 from temdiff_jax.model import conv
@@ -29,7 +29,6 @@ from temdiff_jax.projector.quadratic import Metric
 from temdiff_jax.reconstruction import reconstruct
 from temdiff_jax.simulator import grey_to_stain
 from temdiff_jax.training.volumes import load_sources
-from temdiff_jax.types import InputError
 
 _PRIOR = flags.DEFINE_string("prior", "default", "Name or path.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the volumes.")
@@ -101,18 +100,11 @@ def score_setting(
     }
 
 
-def main(argv: Sequence[str]) -> None:
+def run() -> None:
     """Prints one JSON line per setting."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    conv.prefer_own(os.environ)
-    try:
-        prior = load_prior(_PRIOR.value)
-        volumes = load_sources(_DATA_DIR.value, tuple(_VOLUMES.value))
-        cases = [evaluation.Case.from_name(name) for name in _CASES.value]
-    except InputError as error:
-        print(f"calibrate: {error}", file=sys.stderr)
-        sys.exit(2)
+    prior = load_prior(_PRIOR.value)
+    volumes = load_sources(_DATA_DIR.value, tuple(_VOLUMES.value))
+    cases = [evaluation.Case.from_name(name) for name in _CASES.value]
     series = []
     for index, volume in enumerate(volumes):
         truth = centre(volume, _CROP.value, _HEIGHT.value)
@@ -149,6 +141,13 @@ def main(argv: Sequence[str]) -> None:
                 if _OUT.value:
                     with open(_OUT.value, "a", encoding="utf-8") as file:
                         file.write(line + "\n")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs, and exits with 2 on bad input."""
+    conv.prefer_own(os.environ)
+    with program.refusals("calibrate", argv):
+        run()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import numpy as np
 from absl import app, flags
 
 import temdiff_jax
-from launch.train import load_config, override
+from launch import program
 from temdiff_jax.evaluation import (
     methods,
     plan,
@@ -280,9 +280,7 @@ def run(given: flags.FlagValues) -> None:
     """Computes what is missing and writes the table."""
     if given.compile_cache:
         jax.config.update("jax_compilation_cache_dir", given.compile_cache)
-    config = load_config(given.config)
-    for assignment in given.set:
-        config = override(config, assignment)
+    config = program.resolve(given.config, given.set)
     plan.check(config)
     out = pathlib.Path(given.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -321,14 +319,9 @@ def child_command(given: flags.FlagValues) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
     """Runs, and exits with 2 on bad input."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     conv.prefer_own(os.environ)
-    try:
+    with program.refusals("evaluate", argv):
         run(flags.FLAGS)
-    except InputError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
+from launch import program
 from temdiff_jax.io import write
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import save_prior
@@ -145,10 +145,8 @@ def read_card(path: Path) -> dict:
 
 def main(argv: Sequence[str]) -> None:
     """Exports and, if asked, pins."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     given = flags.FLAGS
-    try:
+    with program.refusals("export", argv):
         extra = read_card(Path(given.card))
         out = Path(given.out)
         card = export(given.workdir, given.step, out, given.name, extra, given.ema)
@@ -161,9 +159,6 @@ def main(argv: Sequence[str]) -> None:
             entry = {"file": out.name, "sha256": card["sha256"]}
             registry["priors"][given.registry_name] = entry
             write.write_json(path, registry, overwrite=True)
-    except InputError as error:
-        print(f"export: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

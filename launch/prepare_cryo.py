@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import itertools
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -43,6 +42,7 @@ import numpy as np
 from absl import app, flags
 from scipy import ndimage
 
+from launch import program
 from temdiff_jax import baselines, layout
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.io import align2d, binning, npz, write
@@ -261,9 +261,7 @@ def compare_signs(series: Series, size: int) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Writes cryo.mrc and cryo.tlt, or prints the table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    try:
+    with program.refusals("prepare_cryo", argv):
         dropped = [int(view) for view in _DROP.value]
         series = without(read(_SOURCE.value), dropped)
         if _COMPARE.value:
@@ -286,9 +284,6 @@ def main(argv: Sequence[str]) -> None:
         write.write_tlt(
             out / f"{NAME}.tlt", -series.angles_deg, overwrite=_OVERWRITE.value
         )
-    except InputError as error:
-        print(f"prepare_cryo: {error}", file=sys.stderr)
-        sys.exit(2)
     print(
         f"{out / NAME}.mrc: {list(tilts.shape)} {tilts.dtype}, {pixel:g} Angstrom, "
         f"{tilts.min():.3g} to {tilts.max():.3g}; without views {dropped}\n"

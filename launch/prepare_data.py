@@ -14,12 +14,12 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags
 
+from launch import program
 from temdiff_jax.io import gate
 from temdiff_jax.training.preparation import (
     MANIFEST,
@@ -122,16 +122,11 @@ def _box(text: str) -> tuple[tuple[int, int], ...]:
 
 def main(argv: Sequence[str]) -> None:
     """Parses flags and prepares the store."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     given = flags.FLAGS
     names = [field.name for field in dataclasses.fields(Options)]
-    try:
+    with program.refusals("prepare_data", argv):
         options = Options(**{name: getattr(given, name) for name in names})
         manifest = prepare(read_requests(given), pathlib.Path(given.out), options)
-    except InputError as error:
-        print(f"prepare_data: {error}", file=sys.stderr)
-        sys.exit(2)
     print(f"{given.out}/{MANIFEST}: {manifest['voxels'] / 1e6:.1f} M voxels")
 
 

@@ -24,13 +24,13 @@ numbers.
 from __future__ import annotations
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 from absl import app, flags
 from scipy import ndimage
 
+from launch import program
 from temdiff_jax.io import axis, binning, npz, write
 from temdiff_jax.types import InputError
 
@@ -156,9 +156,7 @@ def prepare(tilts: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
 
 def main(argv: Sequence[str]) -> None:
     """Writes needle.mrc and needle.rawtlt."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    try:
+    with program.refusals("prepare_needle", argv):
         source = npz.read_npz(_SOURCE.value)
         if source.angles_deg is None or source.voxel_size_angstrom is None:
             raise InputError(
@@ -180,9 +178,6 @@ def main(argv: Sequence[str]) -> None:
         write.write_tlt(
             out / f"{NAME}.rawtlt", source.angles_deg, overwrite=_OVERWRITE.value
         )
-    except InputError as error:
-        print(f"prepare_needle: {error}", file=sys.stderr)
-        sys.exit(2)
     print(
         f"{out / NAME}.mrc: {list(tilts.shape)} {tilts.dtype}, {pixel:g} Angstrom, "
         f"{tilts.min()} to {tilts.max()}; vacuum was {levels.min():g} to "

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
+from launch import program
 from temdiff_jax.diffusion import algebra, parameterisation, schedule
 from temdiff_jax.evaluation import fourier
 from temdiff_jax.io import write
@@ -161,14 +161,9 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs, and exits with 2 on bad input."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     conv.prefer_own(os.environ)
-    try:
+    with program.refusals("prior_samples", argv):
         run()
-    except InputError as error:
-        print(f"prior_samples: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from __future__ import annotations
 import math
 import os
 import pathlib
-import sys
 import tempfile
 from collections.abc import Sequence
 
@@ -37,6 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
+from launch import program
 from launch.benchmarking import peers as peers_lib
 from launch.benchmarking.report import table
 from temdiff_jax import geometry as geometry_lib
@@ -343,13 +343,11 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Prints the tables."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1]}; write --flag=value")
-    try:
-        print(run(flags.FLAGS))
-    except (InputError, peers_lib.PeerError) as error:
-        print(f"projector_accuracy: {error}", file=sys.stderr)
-        sys.exit(2)
+    with program.refusals("projector_accuracy", argv):
+        try:
+            print(run(flags.FLAGS))
+        except peers_lib.PeerError as error:
+            raise InputError(str(error)) from error
 
 
 if __name__ == "__main__":

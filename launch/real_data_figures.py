@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -40,6 +39,7 @@ import numpy as np
 from absl import app, flags, logging
 from scipy import ndimage
 
+from launch import program
 from temdiff_jax import baselines, intensity, layout, noise
 from temdiff_jax.evaluation import metrics
 from temdiff_jax.geometry import TiltGeometry
@@ -378,14 +378,9 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs, and exits with 2 on bad input."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     conv.prefer_own(os.environ)
-    try:
+    with program.refusals("real_data_figures", argv):
         run()
-    except InputError as error:
-        print(f"real_data_figures: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

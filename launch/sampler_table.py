@@ -11,12 +11,12 @@ themselves.  Prints Markdown; needs no data and runs for minutes on a CPU.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import jax
 from absl import app, flags
 
+from launch import program
 from temdiff_jax.diffusion import (
     algebra,
     gaussian,
@@ -25,7 +25,6 @@ from temdiff_jax.diffusion import (
     schedule,
     solvers,
 )
-from temdiff_jax.types import InputError
 
 _DIM = flags.DEFINE_integer("dim", 12, "Unknowns.", 1)
 _NUM_DATA = flags.DEFINE_integer("num_data", 6, "Data.", 1)
@@ -67,10 +66,8 @@ def exact_rows(problem: gaussian.Problem) -> dict[str, gaussian.MakeSampler]:
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     jax.config.update("jax_enable_x64", True)
-    try:
+    with program.refusals("sampler_table", argv):
         problem = gaussian.make_problem(
             _DIM.value,
             _NUM_DATA.value,
@@ -82,9 +79,6 @@ def main(argv: Sequence[str]) -> None:
             name: published.lookup(published.SAMPLERS, name)
             for name in _SAMPLERS.value or published.SAMPLERS
         }
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
     if not _SAMPLERS.value:
         rows = exact_rows(problem) | rows
     print(gaussian.HEADER, flush=True)

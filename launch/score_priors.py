@@ -17,14 +17,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import sys
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from absl import app, flags
 
-from launch.train import load_config, override
+from launch import program
 from temdiff_jax.model import conv
 from temdiff_jax.priors import Prior, load_prior
 from temdiff_jax.training import loop, step
@@ -112,7 +111,7 @@ def run(names: Sequence[str]) -> None:
             "priors: expected 'default' or .safetensors files, got none; name them"
         )
     sigmas = parse_sigmas(given.sigmas)
-    config = functools.reduce(override, given.set, load_config(given.config))
+    config = program.resolve(given.config, given.set)
     priors = [load_prior(name) for name in names]
     for name, prior in zip(names, priors):
         if not prior.network.config.conditional:
@@ -148,11 +147,8 @@ def main(argv: Sequence[str]) -> None:
     conv.prefer_own(os.environ)
     if flags.FLAGS.compile_cache:
         jax.config.update("jax_compilation_cache_dir", flags.FLAGS.compile_cache)
-    try:
+    with program.refusals("score_priors"):
         run(argv[1:])
-    except InputError as error:
-        print(f"score_priors: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ Several of these may run at once, each with a part of the phases of ``data.pool`
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 
 from absl import app, flags
 
-from launch.train import load_config, override
+from launch import program
 from temdiff_jax.model import conv
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.data import BlockSource
@@ -59,20 +58,13 @@ def simulate(
 
 def main(argv: Sequence[str]) -> None:
     """Parses flags, resolves the configuration, simulates."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     given = flags.FLAGS
     conv.prefer_own(os.environ)
-    try:
-        config = load_config(given.config)
-        for assignment in given.set:
-            config = override(config, assignment)
+    with program.refusals("simulate_pool", argv):
+        config = program.resolve(given.config, given.set)
         simulate(
             config, given.data_dir, given.blocks, part=given.part, parts=given.parts
         )
-    except InputError as error:
-        print(f"simulate_pool: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

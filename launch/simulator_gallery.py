@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ import numpy as np
 from absl import app, flags
 from scipy import stats
 
+from launch import program
 from temdiff_jax import intensity, layout, noise
 from temdiff_jax.evaluation import fourier
 from temdiff_jax.geometry import TiltGeometry
@@ -39,7 +39,6 @@ from temdiff_jax.simulator import (
 )
 from temdiff_jax.training.config import DataConfig
 from temdiff_jax.training.volumes import load_sources
-from temdiff_jax.types import InputError
 
 _DATA = flags.DEFINE_string("data_dir", None, "Folder of the volumes.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder for the figure.", required=True)
@@ -185,13 +184,8 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs, and exits with 2 on bad input."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    try:
+    with program.refusals("simulator_gallery", argv):
         run()
-    except InputError as error:
-        print(f"simulator_gallery: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -34,10 +34,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
+from launch import program
 from temdiff_jax import baselines, layout, simulator
 from temdiff_jax import geometry as geometry_lib
 from temdiff_jax.evaluation import metrics, protocol
 from temdiff_jax.io import mrc, npz
+from temdiff_jax.types import InputError
 
 Point = tuple[float, ...]
 
@@ -92,7 +94,7 @@ def load_stain(path: str, crop: int, height: int) -> np.ndarray:
         mrc.read_mrc(name).data if mrc.is_mrc_name(name) else npz.read_npz(name).data
     )
     if min(array.shape[0], array.shape[2]) < crop or array.shape[1] < height:
-        raise app.UsageError(
+        raise InputError(
             f"{path}: expected at least {crop} x {height} x {crop} voxels (z, y, x), "
             f"got {list(array.shape)}; lower --crop or --height"
         )
@@ -281,7 +283,7 @@ def begin_report(files: Sequence[str]) -> dict[str, Any]:
         return {"header": head, "tuned": {}, "cases": {}}
     report = json.loads(pathlib.Path(_OUT.value).read_text(encoding="utf-8"))
     if report["header"]["setup"] != head["setup"]:
-        raise app.UsageError(
+        raise InputError(
             f"--resume: expected {_OUT.value} made with the setup of this call, got "
             "another one; repeat its flags, or leave --resume out"
         )
@@ -298,19 +300,17 @@ def write(report: dict[str, Any]) -> None:
     partial.replace(target)
 
 
-def main(argv: Sequence[str]) -> None:
+def run() -> None:
     """Tunes every method for every case and writes the file after each."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1]}; write --flag=value")
     unknown = sorted(set(_METHODS.value) - set(GRIDS))
     if unknown:
-        raise app.UsageError(
+        raise InputError(
             f"--methods: expected some of {', '.join(GRIDS)}, got {unknown[0]}; "
             "correct the name"
         )
     files = sorted(glob.glob(_VOLUMES.value))
     if not files:
-        raise app.UsageError(
+        raise InputError(
             f"--volumes: expected at least one file, got none for {_VOLUMES.value}; "
             "correct the glob"
         )
@@ -354,6 +354,12 @@ def main(argv: Sequence[str]) -> None:
                 flush=True,
             )
     logging.info("wrote %s", _OUT.value)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs, and exits with 2 on bad input."""
+    with program.refusals("tune_baselines", argv):
+        run()
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ import glob
 import itertools
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import app, flags
 
+from launch import program
 from temdiff_jax import rivals
 from temdiff_jax.evaluation import metrics, protocol, runner
 from temdiff_jax.io import npz
@@ -165,14 +165,9 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 on unusable input."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     conv.prefer_own(os.environ)
-    try:
+    with program.refusals("tune_rivals", argv):
         run()
-    except InputError as error:
-        print(f"tune_rivals: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

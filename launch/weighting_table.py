@@ -30,6 +30,7 @@ import numpy as np
 from absl import app, flags
 from scipy import ndimage
 
+from launch import program
 from temdiff_jax import condition, evaluation, layout, noise, posterior, weighting
 from temdiff_jax.baselines.tikhonov import TikhonovSettings, settings_for
 from temdiff_jax.evaluation import metrics, protocol, results, runner
@@ -389,14 +390,9 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs, and exits with 2 on bad input."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     conv.prefer_own(os.environ)
-    try:
+    with program.refusals("weighting_table", argv):
         run()
-    except InputError as error:
-        print(f"weighting_table: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
+
+from temdiff_jax.types import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ADAPTERS = ROOT / "third_party" / "peers"
@@ -75,7 +77,7 @@ def installed(given: flags.FlagValues) -> dict[str, Peer]:
     """The peers asked for whose interpreter exists; the others are logged."""
     unknown = sorted(set(given.peers) - set(PEERS))
     if unknown:
-        raise app.UsageError(
+        raise InputError(
             f"--peers: expected some of {', '.join(PEERS)}, got {unknown[0]}; "
             "correct the name"
         )

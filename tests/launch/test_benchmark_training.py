@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import benchmark_training, train
+from launch import benchmark_training, program
 from temdiff_jax import condition
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
 from temdiff_jax.training import optimiser
@@ -21,7 +21,7 @@ TINY = NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4)
 
 
 def test_batch_has_the_shape_of_the_thickest_crop():
-    config = train.load_config("configs/default_prior.py")
+    config = program.load_config("configs/default_prior.py")
     batch = benchmark_training.random_batch(config)
     assert batch.truth.shape == batch.coverage.shape == (3, 96, 32, 32)
     assert batch.features.shape == (3, NUM_FEATURES)
@@ -49,7 +49,7 @@ def small(name="adam", **network):
             optim=OptimConfig(optimiser=name, batch=1),
         ),
     )
-    return train.override(config, "data.crop=8")
+    return program.override(config, "data.crop=8")
 
 
 def cells(line):

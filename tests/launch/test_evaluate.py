@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from launch import evaluate, train
+from launch import evaluate, program
 from temdiff_jax.evaluation import protocol
 from temdiff_jax.types import InputError
 
@@ -162,7 +162,7 @@ def test_second_start_computes_only_what_is_missing(folder, out, monkeypatch, ca
 
 
 def test_blocks_share_no_voxel_and_lie_in_their_specimen(folder):
-    config = train.load_config(str(folder / "tiny.py"))
+    config = program.load_config(str(folder / "tiny.py"))
     truths = evaluate.load_truths(config, str(folder))
     assert list(truths) == ["s0-16-1of2", "s0-16-2of2", "s1-16-1of2", "s1-16-2of2"]
     assert all(t.shape == (16, 16, 16) for t in truths.values())
@@ -186,7 +186,7 @@ def test_cost_is_measured_once_per_method_and_tabulated(folder, tmp_path):
         evaluate.run(given(folder, tmp_path, measure=measured, **changes))
         return types.SimpleNamespace(returncode=0)
 
-    config = train.load_config(str(folder / "tiny.py"))
+    config = program.load_config(str(folder / "tiny.py"))
     config = dataclasses.replace(config, kind="cost", blocks=1, repeats=2)
     runs, left_out = evaluate.choose_runs(config, [], {})
     assert left_out == ["network: left out, it needs --prior=network=FILE"]
@@ -236,7 +236,7 @@ def test_wrong_requests_are_refused(folder, tmp_path):
 
 
 def test_other_settings_under_the_same_name_are_refused(folder, out):
-    config = train.load_config(str(folder / "tiny.py"))
+    config = program.load_config(str(folder / "tiny.py"))
     runs = [dataclasses.replace(config.runs[0], method="tikhonov")]
     config = dataclasses.replace(config, blocks=1)
     with pytest.raises(InputError, match="expected settings {'method': 'tikhonov'}"):
@@ -245,7 +245,7 @@ def test_other_settings_under_the_same_name_are_refused(folder, out):
 
 @pytest.mark.parametrize("path", TABLES, ids=[path.stem for path in TABLES])
 def test_shipped_tables_are_plans_whose_methods_exist(path):
-    config = train.load_config(str(path))
+    config = program.load_config(str(path))
     evaluate.plan.check(config)
     assert config.name == path.stem
     for run in config.runs:
@@ -259,7 +259,7 @@ def test_tables_of_one_folder_agree_on_what_a_run_is():
     """A name with other settings would be refused by the shared rows."""
     found = {}
     for path in TABLES:
-        for run in train.load_config(str(path)).runs:
+        for run in program.load_config(str(path)).runs:
             settings = dataclasses.replace(run, against="")
             assert found.setdefault(run.name, settings) == settings, run.name
 

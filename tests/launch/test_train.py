@@ -9,7 +9,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from launch import train
+from launch import program, train
 from temdiff_jax.training import meter
 from temdiff_jax.training.config import MeshConfig, TrainConfig
 from temdiff_jax.training.preview import Preview
@@ -108,7 +108,7 @@ def test_peak_is_that_of_all_devices_and_of_the_dtype(monkeypatch):
 
     monkeypatch.setattr(meter, "product_peak", peak)
     config = dataclasses.replace(TrainConfig(), mesh=MeshConfig(batch=2, slabs=4))
-    config = train.override(config, "network.dtype=bfloat16")
+    config = program.override(config, "network.dtype=bfloat16")
     lines = []
     assert train.measure_peak(config, lines.append) == 16e9
     assert asked == ["bfloat16"]

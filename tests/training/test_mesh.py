@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch import train
+from launch import program
 from temdiff_jax import parallel
 from temdiff_jax.model import make_network
 from temdiff_jax.training import data, step
@@ -171,7 +171,7 @@ def test_devices_take_consecutive_crops(report):
 
 @pytest.mark.parametrize("name", ["gpu_24gb", "gpu_8xh100", "tpu_v5e"])
 def test_configuration_of_a_larger_machine_fits_its_mesh(name):
-    config = train.load_config(f"configs/{name}.py")
+    config = program.load_config(f"configs/{name}.py")
     mesh = types.SimpleNamespace(
         shape={parallel.BATCH: config.mesh.batch, parallel.SLAB: config.mesh.slabs}
     )
@@ -300,7 +300,7 @@ def test_two_processes_train_as_one(job):
 
     assert len(losses(alone)) == 2 and losses(first) == losses(alone)
 
-    config = train.load_config(str(job / "config.py"))
+    config = program.load_config(str(job / "config.py"))
 
     def state_of(workdir):
         network = make_network(config.network)

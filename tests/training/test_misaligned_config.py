@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from launch import train
+from launch import program
 from temdiff_jax.simulator import ALIGNED
 
 
 def test_misaligned_scenarios_are_the_default_ones_with_every_error():
-    plain = train.load_config("configs/default_prior.py")
-    config = train.load_config("configs/misaligned_prior.py")
+    plain = program.load_config("configs/default_prior.py")
+    config = program.load_config("configs/misaligned_prior.py")
     hash(config)
     pairs = list(zip(config.data.scenarios, plain.data.scenarios, strict=True))
     for found, default in pairs:

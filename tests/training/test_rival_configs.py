@@ -4,18 +4,18 @@ import dataclasses
 
 import pytest
 
-from launch import train
+from launch import program
 from temdiff_jax.model import make_network
 from temdiff_jax.training.data import extents
 
 RIVALS = ("dolce", "diffusion_mbir")
-OURS = train.load_config("configs/wide_prior.py")
-FIRST_PART = train.load_config("configs/default_prior.py")
+OURS = program.load_config("configs/wide_prior.py")
+FIRST_PART = program.load_config("configs/default_prior.py")
 
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_rival_sees_the_blocks_of_the_prior(name):
-    config = train.load_config(f"configs/{name}.py")
+    config = program.load_config(f"configs/{name}.py")
     assert config.name == name and config.seed == OURS.seed
     same = dataclasses.replace(config.data, crop=OURS.data.crop)
     assert same == OURS.data
@@ -25,7 +25,7 @@ def test_a_rival_sees_the_blocks_of_the_prior(name):
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_step_of_a_rival_sees_as_many_voxels_as_one_of_the_first_part(name):
-    config = train.load_config(f"configs/{name}.py")
+    config = program.load_config(f"configs/{name}.py")
     for scenario in config.data.scenarios:
         counts = []
         for one in (config, FIRST_PART):
@@ -38,7 +38,7 @@ def test_a_step_of_a_rival_sees_as_many_voxels_as_one_of_the_first_part(name):
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_rival_learns_volumes_at_noise_levels_alone(name):
-    config = train.load_config(f"configs/{name}.py")
+    config = program.load_config(f"configs/{name}.py")
     assert config.network.target == "volume"
     assert config.optim.mean_fraction == config.optim.drop_condition == 0
     assert config.optim.optimiser == OURS.optim.optimiser

@@ -1,10 +1,10 @@
-"""Configurations from files and from the command line."""
+"""Configurations from files and from the command line; how programs refuse."""
 
 import dataclasses
 
 import pytest
 
-from launch import train
+from launch import program
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.data import extents
 from temdiff_jax.types import InputError
@@ -29,7 +29,7 @@ CONFIG = TrainConfig()
     ],
 )
 def test_override_replaces_one_field(assignment, read, expected):
-    changed = train.override(CONFIG, assignment)
+    changed = program.override(CONFIG, assignment)
     value = read(changed)
     assert value == expected and type(value) is type(expected)
     hash(changed)
@@ -54,12 +54,12 @@ def test_override_replaces_one_field(assignment, read, expected):
 )
 def test_bad_override_is_refused(assignment, message):
     with pytest.raises(InputError, match=message) as caught:
-        train.override(CONFIG, assignment)
+        program.override(CONFIG, assignment)
     assert str(caught.value).startswith("--set: ") and "\n" not in str(caught.value)
 
 
 def test_configuration_of_the_shipped_prior_loads():
-    config = train.load_config("configs/default_prior.py")
+    config = program.load_config("configs/default_prior.py")
     assert isinstance(config, TrainConfig) and config.name == "default"
     for scenario in config.data.scenarios:
         sizes = extents(config.data.crop, scenario.thickness)
@@ -69,18 +69,50 @@ def test_configuration_of_the_shipped_prior_loads():
 
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="--config: expected a Python file"):
-        train.load_config(str(tmp_path / "none.py"))
+        program.load_config(str(tmp_path / "none.py"))
 
 
 def test_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "config.txt"
     path.write_text("")
     with pytest.raises(InputError, match=r"ending in \.py"):
-        train.load_config(str(path))
+        program.load_config(str(path))
 
 
 def test_file_without_get_config_is_refused(tmp_path):
     path = tmp_path / "config.py"
     path.write_text("X = 1\n")
     with pytest.raises(InputError, match=r"a function get_config\(\)"):
-        train.load_config(str(path))
+        program.load_config(str(path))
+
+
+def test_overrides_apply_in_their_order():
+    config = program.resolve(
+        "configs/default_prior.py", ["seed=5", "optim.num_steps=17", "seed=6"]
+    )
+    assert (config.seed, config.optim.num_steps) == (6, 17)
+
+
+def test_unusable_input_ends_the_program_with_one_line_and_code_2(capsys):
+    with pytest.raises(SystemExit) as caught, program.refusals("score"):
+        raise InputError("--data: expected a folder, got none; give it")
+    assert caught.value.code == 2
+    assert capsys.readouterr() == (
+        "",
+        "score: --data: expected a folder, got none; give it\n",
+    )
+
+
+def test_words_that_belong_to_no_flag_are_refused(capsys):
+    with pytest.raises(SystemExit) as caught, program.refusals("score", ["s", "runs"]):
+        raise AssertionError("the program must not begin")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("score: expected flags only, got runs;")
+
+
+def test_what_is_no_refusal_passes(capsys):
+    with pytest.raises(ValueError, match="a bug"), program.refusals("score", ["score"]):
+        raise ValueError("a bug")
+    with program.refusals("score", ["score"]):
+        pass
+    assert capsys.readouterr() == ("", "")
