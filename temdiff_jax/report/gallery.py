@@ -28,26 +28,34 @@ def draw_gallery(
     rows: Mapping[str, Sequence[np.ndarray]],
     *,
     title: str,
+    columns: Sequence[str] = (),
     curves: Mapping[str, Curve] | None = None,
     curve_labels: tuple[str, str] = ("frequency, cycles per pixel", "power"),
 ) -> Figure:
     """Draw the gallery; arguments as for `write_gallery`.
 
     Raises:
-      ValueError: no row, a row without pictures, or one that is no finite image.
+      ValueError: no row, a row without pictures, one that is no finite image, or names
+        for another number of columns.
     """
     checked = {name: _images(name, row) for name, row in rows.items()}
     if not checked:
         raise ValueError(
             "gallery: expected at least one row, got none; pass rows by name"
         )
-    columns = max(len(row) for row in checked.values())
-    cell = _WIDTH / columns
+    count = max(len(row) for row in checked.values())
+    if columns and len(columns) != count:
+        raise ValueError(
+            f"gallery: expected {count} names of columns, got {len(columns)}; name "
+            "each one or none"
+        )
+    cell = _WIDTH / count
+    head = _TITLE + (_NAME if columns else 0.0)
     tallest = {
         name: max(cell * i.shape[0] / i.shape[1] for i in row)
         for name, row in checked.items()
     }
-    height = _TITLE + sum(tallest.values()) + _NAME * len(checked)
+    height = head + sum(tallest.values()) + _NAME * len(checked)
     height += _CURVES if curves else 0.0
     with matplotlib.style.context("default"):
         figure = Figure(figsize=(_WIDTH, height))
@@ -55,7 +63,15 @@ def draw_gallery(
         figure.text(
             0.01, 1 - 0.3 / height, panels.plain(title), fontsize=13, va="center"
         )
-        top = _TITLE
+        for column, name in enumerate(columns):
+            figure.text(
+                (column + 0.49) / count,
+                1 - (_TITLE + 0.4 * _NAME) / height,
+                panels.plain(name),
+                fontsize=10,
+                ha="center",
+            )
+        top = head
         for name, row in checked.items():
             figure.text(
                 0.01, 1 - (top + 0.6 * _NAME) / height, panels.plain(name), fontsize=10
@@ -64,8 +80,8 @@ def draw_gallery(
             scale = _scale(row)
             for column, image in enumerate(row):
                 tall = cell * image.shape[0] / image.shape[1]
-                box = (column / columns, 1 - (top + tall) / height)
-                axes = figure.add_axes((*box, 0.98 / columns, 0.98 * tall / height))
+                box = (column / count, 1 - (top + tall) / height)
+                axes = figure.add_axes((*box, 0.98 / count, 0.98 * tall / height))
                 panels.show_slice(axes, image, scale, "grey")
                 axes.set_axis_off()
             top += tallest[name]
@@ -79,6 +95,7 @@ def write_gallery(
     rows: Mapping[str, Sequence[np.ndarray]],
     *,
     title: str,
+    columns: Sequence[str] = (),
     curves: Mapping[str, Curve] | None = None,
     curve_labels: tuple[str, str] = ("frequency, cycles per pixel", "power"),
     overwrite: bool = False,
@@ -90,6 +107,7 @@ def write_gallery(
       rows: By name, top first, each a sequence of images [row, column]; every row has
         one grey scale, the 0.5 and 99.5 percentiles of its pictures.
       title: First line.
+      columns: Names above the pictures of the first row, one each; none if empty.
       curves: By name, (x, y) of a line drawn below the pictures on logarithmic axes.
       curve_labels: Of the two axes.
       overwrite: Whether an existing file may be replaced.
@@ -98,7 +116,9 @@ def write_gallery(
       InputError: the file exists and may not be replaced, or cannot be written.
       ValueError: as `draw_gallery`.
     """
-    figure = draw_gallery(rows, title=title, curves=curves, curve_labels=curve_labels)
+    figure = draw_gallery(
+        rows, title=title, columns=columns, curves=curves, curve_labels=curve_labels
+    )
     panels.write_png(path, figure, title, dpi=DOTS_PER_INCH, overwrite=overwrite)
 
 

@@ -34,6 +34,20 @@ def test_every_picture_is_drawn_once_and_rows_have_their_own_grey_scale():
     )
 
 
+def test_columns_are_named_above_their_pictures():
+    names = ["truth", "fbp", "mean"]
+    figure = gallery.draw_gallery(rows(), title="t", columns=names)
+    placed = {text.get_text(): text.get_position() for text in figure.texts}
+    boxes = [axes.get_position() for axes in figure.axes[:3]]
+    for name, box in zip(names, boxes, strict=True):
+        x, y = placed[name]
+        assert x == pytest.approx((box.x0 + box.x1) / 2, abs=1e-6)
+        assert y > box.y1
+    assert placed["t"][1] > placed["fbp"][1] > placed["measured"][1]
+    with pytest.raises(ValueError, match="expected 3 names of columns, got 2"):
+        gallery.draw_gallery(rows(), title="t", columns=names[:2])
+
+
 def test_curves_are_drawn_as_given():
     x = np.linspace(0.01, 0.5, 20)
     figure = gallery.draw_gallery(
