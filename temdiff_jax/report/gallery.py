@@ -19,6 +19,8 @@ _WIDTH = 12.0  # inches
 _TITLE = 0.5
 _NAME = 0.28
 _CURVES = 3.6
+_POINTS = 10.0  # of names
+_EM = 0.6  # width of a letter over its height
 _GREY_PERCENTILES = (0.5, 99.5)
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -63,18 +65,23 @@ def draw_gallery(
         figure.text(
             0.01, 1 - 0.3 / height, panels.plain(title), fontsize=13, va="center"
         )
+        longest = max((len(name) for name in columns), default=1)
+        size = min(_POINTS, 72 * cell / (_EM * longest))
         for column, name in enumerate(columns):
             figure.text(
                 (column + 0.49) / count,
                 1 - (_TITLE + 0.4 * _NAME) / height,
                 panels.plain(name),
-                fontsize=10,
+                fontsize=size,
                 ha="center",
             )
         top = head
         for name, row in checked.items():
             figure.text(
-                0.01, 1 - (top + 0.6 * _NAME) / height, panels.plain(name), fontsize=10
+                0.01,
+                1 - (top + 0.6 * _NAME) / height,
+                panels.plain(name),
+                fontsize=_POINTS,
             )
             top += _NAME
             scale = _scale(row)

@@ -44,6 +44,12 @@ def test_columns_are_named_above_their_pictures():
         assert x == pytest.approx((box.x0 + box.x1) / 2, abs=1e-6)
         assert y > box.y1
     assert placed["t"][1] > placed["fbp"][1] > placed["measured"][1]
+    long = [name * 9 for name in names]
+    texts = gallery.draw_gallery(rows(), title="t", columns=long).texts
+    for text in texts:
+        if text.get_text() in long:
+            extent = text.get_window_extent()
+            assert extent.width < 12 / 3 * text.figure.dpi
     with pytest.raises(ValueError, match="expected 3 names of columns, got 2"):
         gallery.draw_gallery(rows(), title="t", columns=names[:2])
 
