@@ -2,13 +2,14 @@
 
     python -m launch.simulator_gallery --data_dir=DATA --out=runs/gallery
     python -m launch.simulator_gallery --data_dir=DATA --out=runs/gallery \\
-        --cryo=cryo.mrc --cryo_angles=cryo.tlt
+        --cryo=cryo.mrc --cryo_angles=cryo.tlt --lamella=lamella.npz
 
 The packaged needle (HAADF) stands beside simulated HAADF series of needle phantoms, a
-measured cryo series (bright field, see launch/prepare_cryo.py) beside simulated bright
-field of FIB-SEM tissue.  Printed as a Markdown table, for each: noise over signal of a
-tilt, skewness of its grey levels, slope of its power spectrum, and the share of the
-power above half of Nyquist.
+measured lamella (HAADF, tilt axis along x, angles in its file) beside lamella phantoms,
+a measured cryo series (bright field, see launch/prepare_cryo.py) beside simulated
+bright field of FIB-SEM tissue.  Printed as a Markdown table, for each: noise over
+signal of a tilt, skewness of its grey levels, slope of its power spectrum, and the
+share of the power above half of Nyquist.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ _DATA = flags.DEFINE_string("data_dir", None, "Folder of the volumes.", required
 _OUT = flags.DEFINE_string("out", None, "Folder for the figure.", required=True)
 _CRYO = flags.DEFINE_string("cryo", None, "Aligned bright-field stack.")
 _CRYO_ANGLES = flags.DEFINE_string("cryo_angles", None, "Its angles.")
+_LAMELLA = flags.DEFINE_string("lamella", None, "HAADF stack of a lamella.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the simulated series.", 0)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace earlier files.")
 
@@ -85,9 +87,11 @@ def describe(tilts: list[np.ndarray]) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def measured(path, angles, *, log: str, contrast: str, name: str) -> Kind:
+def measured(
+    path, angles, *, contrast: str, name: str, log: str = "off", tilt_axis: str = "y"
+) -> Kind:
     """Tilts near -30, 0 and 30 degrees of a series, middle part."""
-    series = tilt_series.load_tilt_series(path, angles)
+    series = tilt_series.load_tilt_series(path, angles, tilt_axis=tilt_axis)
     tilts, _ = intensity.to_dense_bright(
         series.tilts, series.angles_deg, log=log, contrast=contrast
     )
@@ -124,24 +128,35 @@ def kinds() -> list[Kind]:
     """All rows of the gallery."""
     folder = pathlib.Path("temdiff_jax/data")
     bank = make_bank(load_sources(_DATA.value, DataConfig().sources))
-    draw = dict(phantoms.PHANTOMS)["needle"]
+    draw = dict(phantoms.PHANTOMS)
     key = jax.random.key(_SEED.value)
     rows = [
         measured(
             folder / "needle.mrc",
             folder / "needle.rawtlt",
-            log="off",
             contrast="bright",
             name="measured: needle, HAADF-STEM",
         ),
-        simulated(key, draw, HAADF, "simulated: needle phantoms, HAADF"),
+        simulated(key, draw["needle"], HAADF, "simulated: needle phantoms, HAADF"),
     ]
+    if _LAMELLA.value:
+        rows.append(
+            measured(
+                _LAMELLA.value,
+                None,
+                contrast="bright",
+                name="measured: FIB lamella, HAADF-STEM",
+                tilt_axis="x",
+            )
+        )
+        rows.append(
+            simulated(key, draw["lamella"], HAADF, "simulated: lamella phantoms, HAADF")
+        )
     if _CRYO.value:
         rows.append(
             measured(
                 _CRYO.value,
                 _CRYO_ANGLES.value,
-                log="off",
                 contrast="dark",
                 name="measured: cryo, bright field",
             )

@@ -27,3 +27,21 @@ def test_middle_keeps_small_pictures_and_cuts_large_ones(simulator_gallery):
     image = np.arange(130 * 40).reshape(130, 40)
     cut = simulator_gallery.middle(image)
     np.testing.assert_array_equal(cut, image[17:113])
+
+
+def test_measured_tilts_are_those_near_the_angles_with_the_axis_upright(
+    simulator_gallery, tmp_path
+):
+    angles = np.arange(-40.0, 36.0, 5.0)
+    ramp = np.arange(100.0)[:, None] * np.ones((100, 110))
+    stack = np.float32(ramp + 1000.0 * np.arange(len(angles))[:, None, None])
+    np.savez(tmp_path / "lamella.npz", projections=stack, angles_deg=angles)
+    kind = simulator_gallery.measured(
+        tmp_path / "lamella.npz", None, contrast="bright", name="l", tilt_axis="x"
+    )
+    assert [tilt.shape for tilt in kind.tilts] == [(96, 96)] * 4
+    # Of the 16 tilts: -30, 0, three after it, and 30 degrees.
+    assert [int(tilt.min()) // 1000 for tilt in kind.tilts] == [2, 8, 11, 14]
+    # What varied along y in the file varies along x where the axis is y.
+    assert all(np.ptp(tilt, axis=0).max() == 0 for tilt in kind.tilts)
+    assert all(np.ptp(tilt, axis=1).min() == 95 for tilt in kind.tilts)
