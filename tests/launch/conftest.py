@@ -1,11 +1,47 @@
-"""Programs of launch/ as modules, several in one process."""
+"""Programs of launch/ as modules, several in one process; specimens for tables."""
 
 import importlib
+import pathlib
 import types
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from absl import flags
+from scipy import ndimage
+
+
+@pytest.fixture(scope="session")
+def write_specimens() -> Callable[[pathlib.Path], None]:
+    """Return a function that writes s0.npz and s1.npz, 32 x 24 x 24 grey voxels."""
+
+    def write(folder: pathlib.Path) -> None:
+        for i in range(2):
+            noise = np.random.default_rng(i).normal(size=(32, 24, 24))
+            smooth = ndimage.gaussian_filter(noise, 1.5)
+            grey = np.uint8(np.clip(128 + 40 * smooth / smooth.std(), 0, 255))
+            np.savez(folder / f"s{i}.npz", volume=grey)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def untilted() -> Callable[..., Callable[..., np.ndarray]]:
+    """Return what stands for `runner.make_simulate`: every tilt looks along z.
+
+    The simulator compiles for long.
+    """
+
+    def make(errors):
+        def simulate(truth, angles_deg, seed):
+            rng = np.random.default_rng(seed)
+            shape = (len(angles_deg), *truth.shape[1:])
+            scale = 0.1 * (1 + errors.shift_px)
+            return np.float32(truth.sum(axis=0) + scale * rng.normal(size=shape))
+
+        return simulate
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from launch import evaluate, program
 from temdiff_jax.evaluation import protocol
@@ -47,14 +46,10 @@ def get_config():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, write_specimens):
     """Two specimens of 32 x 24 x 24 voxels and a configuration."""
     folder = tmp_path_factory.mktemp("data")
-    for i in range(2):
-        noise = np.random.default_rng(i).normal(size=(32, 24, 24))
-        smooth = ndimage.gaussian_filter(noise, 1.5)
-        grey = np.uint8(np.clip(128 + 40 * smooth / smooth.std(), 0, 255))
-        np.savez(folder / f"s{i}.npz", volume=grey)
+    write_specimens(folder)
     (folder / "tiny.py").write_text(CONFIG)
     return folder
 
@@ -74,20 +69,8 @@ def given(folder, out, **changes):
     return types.SimpleNamespace(**values | changes)
 
 
-def untilted(errors):
-    """Stands for the simulator, which compiles for long: every tilt looks along z."""
-
-    def simulate(truth, angles_deg, seed):
-        rng = np.random.default_rng(seed)
-        shape = (len(angles_deg), *truth.shape[1:])
-        scale = 0.1 * (1 + errors.shift_px)
-        return np.float32(truth.sum(axis=0) + scale * rng.normal(size=shape))
-
-    return simulate
-
-
 @pytest.fixture(scope="module", autouse=True)
-def simulator():
+def simulator(untilted):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate.runner, "make_simulate", untilted)
         yield

@@ -4,9 +4,7 @@ import json
 import types
 
 import matplotlib.image
-import numpy as np
 import pytest
-from scipy import ndimage
 
 from launch import evaluate, program, result_gallery
 from temdiff_jax.types import InputError
@@ -35,25 +33,10 @@ def get_config():
 """
 
 
-def untilted(errors):
-    """Stands for the simulator, which compiles for long."""
-
-    def simulate(truth, angles_deg, seed):
-        rng = np.random.default_rng(seed)
-        noise = rng.normal(size=(len(angles_deg), *truth.shape[1:]))
-        return np.float32(truth.sum(axis=0) + 0.1 * noise)
-
-    return simulate
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, write_specimens):
     folder = tmp_path_factory.mktemp("data")
-    for i in range(2):
-        noise = np.random.default_rng(i).normal(size=(24, 24, 24))
-        smooth = ndimage.gaussian_filter(noise, 1.5)
-        grey = np.uint8(np.clip(128 + 40 * smooth / smooth.std(), 0, 255))
-        np.savez(folder / f"s{i}.npz", volume=grey)
+    write_specimens(folder)
     (folder / "tiny.py").write_text(CONFIG)
     return folder
 
@@ -76,7 +59,7 @@ def given(folder, out, **changes):
 
 
 @pytest.fixture
-def simulator(monkeypatch):
+def simulator(monkeypatch, untilted):
     monkeypatch.setattr(result_gallery.runner, "make_simulate", untilted)
 
 
