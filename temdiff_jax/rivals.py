@@ -11,6 +11,7 @@ view the slab is the quadratic estimate, as for the prior.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -203,6 +204,22 @@ def _draw(
         jax.block_until_ready(state.x)
         report(start + count)
     return _finish(state.x[0], *args, **static)
+
+
+def solver_pairs(settings: Settings) -> int | None:
+    """Projections and back projections of all samples, as pairs.
+
+    An update of n conjugate-gradient steps is n + 1 of them, the SIRT step that ends
+    DiffusionMBIR two.  None for DOLCE, whose
+    steps end at rounding error and are not counted beforehand.  Those of the quadratic
+    estimate and of the power iterations for an operator norm are not in it.
+    """
+    if settings.make is slicewise.dolce:
+        return None
+    default = inspect.signature(settings.make).parameters["num_iters"].default
+    solved = dict(settings.counts).get("num_iters", default) + 1
+    landing = 2 * (settings.make is slicewise.diffusion_mbir)
+    return settings.num_samples * (settings.num_steps * solved + landing)
 
 
 def check_network(settings: Settings, prior: Prior) -> None:

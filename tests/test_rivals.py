@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from temdiff_jax import condition, rivals
+from temdiff_jax.diffusion import algebra
+from temdiff_jax.diffusion.consistency import Measurement
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
 from temdiff_jax.priors import Prior
@@ -90,6 +92,46 @@ def test_a_rival_reconstructs_in_the_units_of_the_tilts(name, tilts):
     )
     inside = volume[2:5, 1:4, 6:10].mean()
     assert inside > volume.mean() + 0.2
+
+
+@pytest.mark.parametrize("name", ["diffusion_mbir", "dds", "dds_3d"])
+@pytest.mark.parametrize("changes", [{}, {"num_iters": 2}])
+def test_pairs_are_those_that_a_run_takes(name, changes):
+    """Projections counted while a sampler runs; power iterations are in both runs."""
+
+    def projections(num_steps):
+        settings = rivals.RIVALS[name]
+        settings = settings._replace(
+            num_steps=num_steps, counts=tuple(changes.items())
+        )
+        seen = []
+
+        def forward(x):
+            jax.debug.callback(lambda: seen.append(1))
+            return x[:2]
+
+        problem = Measurement(
+            forward, lambda r: jnp.pad(r, [(0, 2), (0, 0)]), jnp.ones((2, 3)), 1.0
+        )
+        sampler = settings.make(
+            lambda x, sigma: 0.9 * x,
+            problem,
+            sigmas=settings.grid(num_steps),
+            **changes,
+        )
+        algebra.draw(sampler, jax.random.key(0), (1, 4, 3))
+        jax.effects_barrier()
+        return len(seen), rivals.solver_pairs(settings)
+
+    (few, few_pairs), (more, more_pairs) = projections(3), projections(7)
+    assert more - few == more_pairs - few_pairs > 0
+    assert few >= few_pairs
+    norms = {"dds": 0}.get(name, 20)
+    assert few - few_pairs == norms
+
+
+def test_pairs_of_a_solver_that_ends_by_itself_are_not_known():
+    assert rivals.solver_pairs(rivals.DOLCE) is None
 
 
 @pytest.mark.slow

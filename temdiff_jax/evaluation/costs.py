@@ -25,8 +25,8 @@ _ONE_CALL = ("mean", "regression")
 PairCount = Callable[[ArrayLike], int]
 
 
-def _tikhonov_pairs(angles_deg: ArrayLike) -> int:
-    # The right-hand side is one more.
+def tikhonov_pairs(angles_deg: ArrayLike) -> int:
+    """Projector pairs of the quadratic estimate; the right-hand side is one more."""
     return settings_for(angles_deg).num_iters + 1
 
 
@@ -35,7 +35,7 @@ BASELINE_PAIRS: dict[str, PairCount] = {
     "sirt": lambda angles: int(_door.tuned_row(SIRT_TUNED, angles)[0]),
     "sart": lambda angles: int(_door.tuned_row(SART_TUNED, angles)[1]),
     "tv": lambda angles: TV_ITERS,
-    "tikhonov": _tikhonov_pairs,
+    "tikhonov": tikhonov_pairs,
 }
 
 
@@ -60,8 +60,8 @@ def projector_pairs(
 ) -> PairCount | None:
     """Projector pairs of one run as a function of the angles in degrees.
 
-    Those of the network's condition are counted; the few single rows that estimate an
-    operator norm are not.
+    Those of the network's condition are counted; those that estimate an operator norm
+    are not.
     """
     updates = {
         **dict.fromkeys(_ONE_CALL, mean_cg_iters + 1),
@@ -70,7 +70,7 @@ def projector_pairs(
     if kind in BASELINE_PAIRS:
         return BASELINE_PAIRS[kind]
     if kind in updates:
-        return lambda angles: _tikhonov_pairs(angles) + updates[kind]
+        return lambda angles: tikhonov_pairs(angles) + updates[kind]
     return None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from temdiff_jax import baselines, layout, posterior, rivals
+from temdiff_jax.evaluation import costs
 from temdiff_jax.evaluation.protocol import AnyEstimate, Estimate
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.priors import Prior, load_prior
@@ -189,6 +190,11 @@ class Rival:
         """Network calls of one run, on whole volumes."""
         own = self.settings
         return own.num_samples * own.num_steps * own.calls
+
+    def pairs(self, angles_deg: ArrayLike) -> int | None:
+        """Projector pairs of one run, those of its condition among them."""
+        solved = rivals.solver_pairs(self.settings)
+        return None if solved is None else costs.tikhonov_pairs(angles_deg) + solved
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 
-from temdiff_jax import posterior
+from temdiff_jax import posterior, rivals
 from temdiff_jax.baselines.tikhonov import settings_for
 from temdiff_jax.evaluation import costs, runner
 
@@ -28,6 +28,13 @@ def test_counts_follow_the_settings():
     assert costs.projector_pairs("regression")(ANGLES) == before + 21
     assert costs.network_calls("rival") is None
     assert costs.projector_pairs("rival") is None
+
+
+def test_rivals_add_the_pairs_of_their_condition():
+    own = runner.Rival(rivals.DDS, "default", 0)
+    before = settings_for(ANGLES).num_iters + 1
+    assert own.calls == 50 and own.pairs(ANGLES) == before + 50 * 6
+    assert runner.Rival(rivals.DOLCE, "default", 0).pairs(ANGLES) is None
 
 
 def test_defaults_are_those_of_the_sampler():
