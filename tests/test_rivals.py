@@ -101,9 +101,7 @@ def test_pairs_are_those_that_a_run_takes(name, changes):
 
     def projections(num_steps):
         settings = rivals.RIVALS[name]
-        settings = settings._replace(
-            num_steps=num_steps, counts=tuple(changes.items())
-        )
+        settings = settings._replace(num_steps=num_steps, counts=tuple(changes.items()))
         seen = []
 
         def forward(x):

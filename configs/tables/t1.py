@@ -36,6 +36,12 @@ CASES = ("8/2", "10/1", "20/2", "40/2", "60/3", "120/3")
 RUNS = (
     *(Run(name=name) for name in ("fbp", "sart", "sirt", "tv", "tikhonov")),
     Run(name="regression", weights="regression"),
+    Run(
+        name="regression, robust",
+        method="regression",
+        weights="regression",
+        settings={"weighting": "robust"},
+    ),
     Run(name="dolce_fast", weights="dolce"),
     Run(name="diffusion_mbir_fast", weights="diffusion_mbir"),
     Run(name="dds_3d", weights="diffusion_mbir"),
@@ -45,6 +51,13 @@ RUNS = (
     Run(name="mean, robust", method="mean", settings={"weighting": "robust"}),
     Run(name="mean, low-rank", method="mean", settings={"weighting": "low-rank"}),
     Run(name="posterior", samples=8, steps=8),
+    Run(
+        name="posterior, robust",
+        method="posterior",
+        samples=8,
+        steps=8,
+        settings={"weighting": "robust"},
+    ),
 )
 
 

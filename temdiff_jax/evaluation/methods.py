@@ -18,7 +18,7 @@ from temdiff_jax.reconstruction import reconstruct
 from temdiff_jax.types import InputError
 
 # Methods that take settings of their own.
-_SETTABLE = ("mean", "posterior")
+_SETTABLE = ("mean", "posterior", "regression")
 _METRIC = ("smoothness", "ridge")
 # Argument of `reconstruct`.
 _WEIGHTING = "weighting"
@@ -152,11 +152,14 @@ def configured(
     knobs: posterior.Knobs,
     metric: Mapping[str, float],
 ) -> runner.Method:
-    """The "mean" or "posterior" method with options of its own."""
-    prior = load_prior(priors.get("default", "default"))
+    """A learned method with options of its own; "regression" is a "mean" call."""
+    sampler = "posterior" if run.kind == "posterior" else "mean"
+    fallback = priors.get("default", "default")
+    own = run.kind in runner.OWN_WEIGHTS
+    prior = load_prior(runner.own_weights(run.kind, priors, None) if own else fallback)
     # Numbers as arrays: another value compiles nothing.
     numbers = {name: jnp.float32(value) for name, value in metric.items()}
-    if run.kind == "mean":
+    if sampler == "mean":
         prior = prior._replace(metric_mean=prior.metric_mean._replace(**numbers))
     else:
         prior = prior._replace(metric_sample=prior.metric_sample._replace(**numbers))
@@ -170,7 +173,7 @@ def configured(
             thickness=thickness,
             prior=prior,
             contrast="bright",
-            sampler=run.kind,
+            sampler=sampler,
             num_samples=run.samples,
             num_steps=run.steps,
             key=seed,
@@ -179,7 +182,7 @@ def configured(
             options=options,
             knobs=knobs,
         )
-        if run.kind == "mean" or result.samples is None:
+        if sampler == "mean" or result.samples is None:
             return result.mean
         count = len(result.samples)
         return {

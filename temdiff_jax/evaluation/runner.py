@@ -113,10 +113,10 @@ def standard_methods(
             defaults = _defaults(name) | sizes
             methods[name] = Learned(function, prior, weighting, defaults)
         elif name == "regression":
-            methods[name] = _mean_call(_own_weights(name, priors or {}, None))
+            methods[name] = _mean_call(own_weights(name, priors or {}, None))
         elif name in rivals.RIVALS:
             fallback = prior if name == "dds" else None
-            weights = _own_weights(name, priors or {}, fallback)
+            weights = own_weights(name, priors or {}, fallback)
             methods[name] = Rival(rivals.RIVALS[name], weights, seed)
         else:
             known = [*BASELINES, *LEARNED, *OWN_WEIGHTS]
@@ -149,10 +149,14 @@ def choices(
     return {"window": options.window, "lateral": options.lateral, **chosen}
 
 
-def _own_weights(
+def own_weights(
     name: str, priors: Mapping[str, AnyPrior], fallback: AnyPrior | None
 ) -> AnyPrior:
-    """Weights of a method, of the one whose weights it shares, or the fallback."""
+    """Weights of a method, of the one whose weights it shares, or the fallback.
+
+    Raises:
+      InputError: None of them.
+    """
     for key in (name, rivals.SHARED_WEIGHTS.get(name, name)):
         if key in priors:
             return priors[key]

@@ -1,11 +1,16 @@
 """Methods of a plan: what their rows say about how they were made."""
 
+import dataclasses
+import pathlib
+
 import numpy as np
 import pytest
 
 from temdiff_jax import posterior, rivals
 from temdiff_jax.evaluation import methods, runner
 from temdiff_jax.evaluation.plan import Run
+from temdiff_jax.priors import load_prior
+from temdiff_jax.types import InputError
 
 
 def settings_of(run, priors=None):
@@ -33,6 +38,33 @@ def test_rows_of_the_one_call_estimate_do_not_depend_on_the_sampler(monkeypatch)
     assert not settings_of(Run(name="a", method="mean", settings={"mirrors": False}))[
         "mirrors"
     ]
+
+
+def test_the_regression_control_takes_a_weighting_with_its_own_weights(monkeypatch):
+    """Beside ours with the same weighting, only the network differs."""
+    asked = []
+
+    def reconstruct(tilts, angles, **options):
+        asked.append(options)
+        return dataclasses.make_dataclass("Fake", ["mean"])(np.zeros((8, 4, 4)))
+
+    monkeypatch.setattr(methods, "reconstruct", reconstruct)
+    default = load_prior("default")
+    monkeypatch.setattr(
+        methods, "load_prior", lambda path: default._replace(sha256=path)
+    )
+    weights = {"weighting": "robust"}
+    run = Run(name="control", method="regression", settings=weights)
+    with pytest.raises(InputError, match="expected a prior for 'regression'"):
+        methods.make_method(run, 0, {})
+    priors = {"regression": str(pathlib.Path(__file__))}
+    method = methods.make_method(run, 0, priors)
+    assert method(np.zeros((3, 4, 4)), np.arange(3.0), 8).shape == (8, 4, 4)
+    assert asked[0]["prior"].sha256 == priors["regression"]
+    assert (asked[0]["sampler"], asked[0]["weighting"]) == ("mean", "robust")
+    ours = Run(name="ours", method="mean", settings=weights)
+    assert method.calls == methods.make_method(ours, 0, {}).calls
+    assert method.settings["weighting"] == "robust"
 
 
 def test_rows_of_a_rival_hold_its_numbers(tmp_path, monkeypatch):
