@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -36,6 +37,7 @@ PROTOCOL_IMAGING = ImagingConfig(
 Simulate = Callable[[np.ndarray, ArrayLike, int], np.ndarray]
 Method = Callable[[np.ndarray, np.ndarray, int], np.ndarray | dict[str, AnyEstimate]]
 AnyPrior = str | Path | Prior
+Weights = TypeVar("Weights", bound=AnyPrior)
 
 
 def make_simulate(
@@ -150,8 +152,8 @@ def choices(
 
 
 def own_weights(
-    name: str, priors: Mapping[str, AnyPrior], fallback: AnyPrior | None
-) -> AnyPrior:
+    name: str, priors: Mapping[str, Weights], fallback: Weights | None
+) -> Weights:
     """Weights of a method, of the one whose weights it shares, or the fallback.
 
     Raises:
