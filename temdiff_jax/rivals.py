@@ -93,6 +93,8 @@ DIFFUSION_MBIR_FAST = DIFFUSION_MBIR._replace(
     numbers=(("coupling", 0.006), ("threshold", 0.3)),
     counts=(("num_iters", 3),),
 )
+# The program's numbers of DDS_3D were the best of theirs.
+DDS_TUNED = DDS._replace(numbers=(("eta", 0.0),), counts=(("num_iters", 1),))
 
 RIVALS = {
     "dolce": DOLCE,
@@ -100,6 +102,7 @@ RIVALS = {
     "diffusion_mbir": DIFFUSION_MBIR,
     "diffusion_mbir_fast": DIFFUSION_MBIR_FAST,
     "dds": DDS,
+    "dds_tuned": DDS_TUNED,
     "dds_3d": DDS_3D,
 }
 # Rivals that take the weights of another where they are given none.

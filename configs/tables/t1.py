@@ -46,6 +46,7 @@ RUNS = (
     Run(name="diffusion_mbir_fast", weights="diffusion_mbir"),
     Run(name="dds_3d", weights="diffusion_mbir"),
     Run(name="dds"),
+    Run(name="dds_tuned"),
     Run(name="mean"),
     Run(name="margin as sure, in the update", method="mean", settings={"outside": 1.0}),
     Run(name="mean, robust", method="mean", settings={"weighting": "robust"}),

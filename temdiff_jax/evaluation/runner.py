@@ -91,7 +91,8 @@ def standard_methods(
       seed: Of all that sample.
       prior: Of the learned ones.
       priors: Weights by the name of the method, for those of ``OWN_WEIGHTS``.  Some
-        share them, see ``rivals.SHARED_WEIGHTS``; "dds" takes ``prior`` without any.
+        share them, see ``rivals.SHARED_WEIGHTS``; "dds" and
+        "dds_tuned" take ``prior`` without any.
       weighting: Of "mean" and "posterior", as ``reconstruct`` takes it.
 
     Returns:
@@ -117,9 +118,11 @@ def standard_methods(
         elif name == "regression":
             methods[name] = _mean_call(own_weights(name, priors or {}, None))
         elif name in rivals.RIVALS:
-            fallback = prior if name == "dds" else None
+            settings = rivals.RIVALS[name]
+            # Those that take any network take the prior's.
+            fallback = prior if settings.conditional is None else None
             weights = own_weights(name, priors or {}, fallback)
-            methods[name] = Rival(rivals.RIVALS[name], weights, seed)
+            methods[name] = Rival(settings, weights, seed)
         else:
             known = [*BASELINES, *LEARNED, *OWN_WEIGHTS]
             raise InputError(
