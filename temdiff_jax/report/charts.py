@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from temdiff_jax.report import panels
 
-DOTS_PER_INCH = 110
+DOTS_PER_INCH = 90
 _COLUMNS = 3
 _WIDTH, _HEIGHT = 5.6, 3.8  # inches, of one panel
 _BAR = 0.24  # inches

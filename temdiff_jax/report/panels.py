@@ -59,7 +59,13 @@ def write_png(
     buffer = io.BytesIO()
     metadata = {"Software": "temdiff_jax", "Title": plain(title)}
     with matplotlib.style.context("default"):
-        figure.savefig(buffer, format="png", dpi=dpi, metadata=metadata)
+        figure.savefig(
+            buffer,
+            format="png",
+            dpi=dpi,
+            metadata=metadata,
+            pil_kwargs={"optimize": True},
+        )
     write.write_bytes(path, buffer.getvalue(), overwrite=overwrite)
 
 
