@@ -233,7 +233,9 @@ def write_table(config: TablePlan, out: pathlib.Path) -> str:
     table = publish.publish(config, rows)
     stem = out / config.name
     write.write_text(stem.with_suffix(".md"), table.markdown, overwrite=True)
-    write.write_json(stem.with_suffix(".json"), table.content, overwrite=True)
+    write.write_json(
+        stem.with_suffix(".json"), table.content, overwrite=True, indent=None
+    )
     charts.write_charts(
         stem.with_suffix(".png"), table.panels, title=config.title, overwrite=True
     )

@@ -86,6 +86,7 @@ CONFINED = {
     "flax": ["model"],
     "matplotlib": ["report"],
     "mrcfile": ["io"],
+    "PIL": ["report"],
     "orbax": ["training.checkpoint"],
     "rich": ["cli"],
     "tensorboardX": ["telemetry"],

@@ -100,8 +100,9 @@ def write_json(
     content: Mapping[str, object],
     *,
     overwrite: bool = False,
+    indent: int | None = 2,
 ) -> None:
-    """Write strict JSON atomically.
+    """Write strict JSON atomically; `indent` None is one line.
 
     numpy scalars and arrays become numbers and lists, paths become text, and NaN or
     Inf become null, since JSON has no word for them.
@@ -110,7 +111,9 @@ def write_json(
       InputError: as `check_output`.
       TypeError: a value that has no JSON form.
     """
-    text = json.dumps(_plain(content), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(
+        _plain(content), indent=indent, allow_nan=False, ensure_ascii=False
+    )
     write_text(path, text + "\n", overwrite=overwrite)
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from temdiff_jax.report import panels
 
 DOTS_PER_INCH = 90
+_COLOURS = 256
 _COLUMNS = 3
 _WIDTH, _HEIGHT = 5.6, 3.8  # inches, of one panel
 _BAR = 0.24  # inches
@@ -117,7 +118,14 @@ def write_charts(
       ValueError: As `draw_charts`.
     """
     figure = draw_charts(charts, title=title)
-    panels.write_png(path, figure, title, dpi=DOTS_PER_INCH, overwrite=overwrite)
+    panels.write_png(
+        path,
+        figure,
+        title,
+        dpi=DOTS_PER_INCH,
+        overwrite=overwrite,
+        colours=_COLOURS,
+    )
 
 
 def _numbers(values: Sequence[Value]) -> tuple[np.ndarray, np.ndarray]:

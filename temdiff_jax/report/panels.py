@@ -14,6 +14,8 @@ from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from temdiff_jax.io import write
 
@@ -49,9 +51,18 @@ def plain(text: str) -> str:
 
 
 def write_png(
-    path: str | pathlib.Path, figure: Figure, title: str, *, dpi: int, overwrite: bool
+    path: str | pathlib.Path,
+    figure: Figure,
+    title: str,
+    *,
+    dpi: int,
+    overwrite: bool,
+    colours: int | None = None,
 ) -> None:
     """Write a finished figure, complete or not at all, whatever style is in force.
+
+    With `colours` it is reduced to a palette of so many, which makes charts four times
+    smaller.
 
     Raises:
       InputError: the file exists and may not be replaced, or cannot be written.
@@ -66,7 +77,23 @@ def write_png(
             metadata=metadata,
             pil_kwargs={"optimize": True},
         )
+    if colours is not None:
+        buffer = _with_palette(buffer, colours, metadata)
     write.write_bytes(path, buffer.getvalue(), overwrite=overwrite)
+
+
+def _with_palette(
+    png: io.BytesIO, colours: int, metadata: dict[str, str]
+) -> io.BytesIO:
+    reduced = io.BytesIO()
+    texts = PngInfo()
+    for name, text in metadata.items():
+        texts.add_text(name, text)
+    with Image.open(png) as image:
+        image.convert("RGB").quantize(
+            colours, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
+        ).save(reduced, "PNG", optimize=True, pnginfo=texts)
+    return reduced
 
 
 def nice_length(longest: float) -> float:

@@ -1,9 +1,10 @@
 import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 
 from temdiff_jax.evaluation.publish import Panel
-from temdiff_jax.report import charts
+from temdiff_jax.report import charts, panels
 from temdiff_jax.types import InputError
 
 LINES = {
@@ -65,3 +66,20 @@ def test_what_cannot_be_drawn_is_refused():
     short = Panel("x", "y", ("a", "b"), {"ours": [(1.0, None)]})
     with pytest.raises(ValueError, match=r"expected 2 values a line.*\['ours'\]"):
         charts.draw_charts([short], title="t")
+
+
+def test_the_palette_of_the_file_changes_no_line_visibly(tmp_path):
+    small = tmp_path / "small.png"
+    full = tmp_path / "full.png"
+    charts.write_charts(small, [LINE, BARS], title="t")
+    figure = charts.draw_charts([LINE, BARS], title="t")
+    panels.write_png(
+        full, figure, "t", dpi=charts.DOTS_PER_INCH, overwrite=False, colours=None
+    )
+    with Image.open(small) as image, Image.open(full) as before:
+        assert image.mode == "P" and image.text == before.text
+        got, expected = (np.int32(i.convert("RGB")) for i in (image, before))
+    assert got.shape == expected.shape
+    assert np.max(np.abs(got - expected)) <= 64
+    assert np.mean(np.abs(got - expected)) < 1.0
+    assert small.stat().st_size < 0.6 * full.stat().st_size
