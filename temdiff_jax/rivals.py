@@ -213,9 +213,9 @@ def solver_pairs(settings: Settings) -> int | None:
     """Projections and back projections of all samples, as pairs.
 
     An update of n conjugate-gradient steps is n + 1 of them, the SIRT step that ends
-    DiffusionMBIR two.  None for DOLCE, whose
-    steps end at rounding error and are not counted beforehand.  Those of the quadratic
-    estimate and of the power iterations for an operator norm are not in it.
+    DiffusionMBIR two.  None for DOLCE, whose steps end at rounding error and are not
+    counted beforehand.  Those of the quadratic estimate and of the power iterations for
+    an operator norm are not in it.
     """
     if settings.make is slicewise.dolce:
         return None

@@ -91,8 +91,8 @@ def standard_methods(
       seed: Of all that sample.
       prior: Of the learned ones.
       priors: Weights by the name of the method, for those of ``OWN_WEIGHTS``.  Some
-        share them, see ``rivals.SHARED_WEIGHTS``; "dds" and
-        "dds_tuned" take ``prior`` without any.
+        share them, see ``rivals.SHARED_WEIGHTS``; "dds" and "dds_tuned" take
+        ``prior`` without any.
       weighting: Of "mean" and "posterior", as ``reconstruct`` takes it.
 
     Returns:
