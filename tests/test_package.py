@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "temdiff_jax"
 
 # Where the name to import is not the name to install.
-DISTRIBUTIONS = {"absl": "absl-py", "orbax": "orbax-checkpoint"}
+DISTRIBUTIONS = {"absl": "absl-py", "orbax": "orbax-checkpoint", "PIL": "pillow"}
 
 
 def setup_cfg() -> configparser.ConfigParser:
