@@ -46,6 +46,8 @@ class Settings(NamedTuple):
       conditional, volume: The network it needs: whether it sees the tilts, and
         whether it is asked for the volume; None takes either.
       calls: Network evaluations of a step.
+      landing_pairs: Projections and back projections after the last step, as pairs;
+        None where a step has as many as its solver needs.
     """
 
     make: MakeSampler
@@ -57,6 +59,7 @@ class Settings(NamedTuple):
     conditional: bool | None = None
     volume: bool | None = None
     calls: int = 1
+    landing_pairs: int | None = 0
 
 
 # What the released programs do.
@@ -67,6 +70,7 @@ DOLCE = Settings(
     num_samples=8,
     conditional=True,
     volume=True,
+    landing_pairs=None,
 )
 DIFFUSION_MBIR = Settings(
     slicewise.diffusion_mbir,
@@ -75,6 +79,7 @@ DIFFUSION_MBIR = Settings(
     conditional=False,
     volume=True,
     calls=2,
+    landing_pairs=2,
 )
 DDS_3D = Settings(
     slicewise.dds_3d,
@@ -212,17 +217,15 @@ def _draw(
 def solver_pairs(settings: Settings) -> int | None:
     """Projections and back projections of all samples, as pairs.
 
-    An update of n conjugate-gradient steps is n + 1 of them, the SIRT step that ends
-    DiffusionMBIR two.  None for DOLCE, whose steps end at rounding error and are not
-    counted beforehand.  Those of the quadratic estimate and of the power iterations for
-    an operator norm are not in it.
+    An update of n conjugate-gradient steps is n + 1 of them.  None where the solver
+    ends at rounding error and its steps are not counted beforehand.  Those of the
+    quadratic estimate and of the power iterations for an operator norm are not in it.
     """
-    if settings.make is slicewise.dolce:
+    if settings.landing_pairs is None:
         return None
     default = inspect.signature(settings.make).parameters["num_iters"].default
     solved = dict(settings.counts).get("num_iters", default) + 1
-    landing = 2 * (settings.make is slicewise.diffusion_mbir)
-    return settings.num_samples * (settings.num_steps * solved + landing)
+    return settings.num_samples * (settings.num_steps * solved + settings.landing_pairs)
 
 
 def check_network(settings: Settings, prior: Prior) -> None:
