@@ -108,5 +108,9 @@ def prepare(
         angles = job.series.angles_deg[job.rows]
         record["factors"] = [float(f) for f in factors]
         record["unreliable"] = weighting.unreliable(factors, angles)
+        if form == "adaptive":
+            told = spread or weighting.Spread()
+            told_px = np.sqrt(np.mean(np.square(told.shift_u)))
+            record["misalignment_px"] = float(found.misalignment * told_px)
     jax.block_until_ready(ready.tikhonov)
     return ready, record

@@ -24,7 +24,7 @@ SAMPLERS = ("default", "mean", "posterior")
 DEFAULT_SAMPLES = 8
 DEFAULT_STEPS = 8
 # By table T1, see docs/weighting.md.
-DEFAULT_WEIGHTING = "robust"
+DEFAULT_WEIGHTING = "adaptive"
 Progress = Callable[[int, int, str], None]
 
 
@@ -120,9 +120,10 @@ def reconstruct(
       contrast: Sense of dense matter in the line integrals: "bright", "dark" or
         "auto" (skewness); the volume keeps the sense of the tilts.
       tilt_weights: Trust in each tilt, [0, 1]; 0 leaves it out.
-      weighting: "robust", masks and a factor for each tilt that disagrees; "off",
-        one noise level per tilt; "diagonal" or "low-rank", the variances of a
-        misalignment as well (docs/weighting.md, "Which to choose").
+      weighting: "off", one noise level per tilt; "robust", masks and a factor for
+        each tilt that disagrees; "adaptive", the variances of a misalignment as well,
+        as large as the series speaks for; "low-rank" or, pixel by pixel, "diagonal",
+        of one as large as ``spread`` (docs/weighting.md, "Which to choose").
       spread: What is known of that misalignment; ``None``: nothing.
       keep_samples: Return all samples.
       options, knobs: Of the sampler; see ``posterior``.

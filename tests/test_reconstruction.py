@@ -232,6 +232,18 @@ def test_robust_weighting_doubts_the_tilt_that_disagrees(run):
 
 
 @pytest.mark.slow
+def test_default_weighting_tells_how_far_tilts_are_off(run, result):
+    record = result.provenance["weighting"]
+    assert record["form"] == "adaptive" and 0 <= record["misalignment_px"] < 2
+    still = weighting.Spread(*[0.0] * 7)
+    found = run(sampler="mean", spread=still)
+    robust = run(sampler="mean", weighting="robust")
+    assert found.provenance["weighting"]["misalignment_px"] == 0.0
+    scale = np.abs(robust.mean).max()
+    np.testing.assert_allclose(found.mean, robust.mean, atol=2e-3 * scale)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["diagonal", "low-rank"])
 def test_weighting_for_misalignment_reaches_mean_and_samples(run, result, form):
     still = weighting.Spread(*[0.0] * 7)

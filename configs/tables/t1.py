@@ -42,6 +42,12 @@ RUNS = (
         weights="regression",
         settings={"weighting": "robust"},
     ),
+    Run(
+        name="regression, adaptive",
+        method="regression",
+        weights="regression",
+        settings={"weighting": "adaptive"},
+    ),
     Run(name="dolce_fast", weights="dolce"),
     Run(name="diffusion_mbir_fast", weights="diffusion_mbir"),
     Run(name="dds_3d", weights="diffusion_mbir"),
@@ -51,6 +57,7 @@ RUNS = (
     Run(name="margin as sure, in the update", method="mean", settings={"outside": 1.0}),
     Run(name="mean, robust", method="mean", settings={"weighting": "robust"}),
     Run(name="mean, low-rank", method="mean", settings={"weighting": "low-rank"}),
+    Run(name="mean, adaptive", method="mean", settings={"weighting": "adaptive"}),
     Run(name="posterior", samples=8, steps=8),
     Run(
         name="posterior, robust",
@@ -58,6 +65,13 @@ RUNS = (
         samples=8,
         steps=8,
         settings={"weighting": "robust"},
+    ),
+    Run(
+        name="posterior, adaptive",
+        method="posterior",
+        samples=8,
+        steps=8,
+        settings={"weighting": "adaptive"},
     ),
 )
 
@@ -73,6 +87,6 @@ def get_config() -> TablePlan:
         runs=RUNS,
         regimes=(PERFECT, imperfect(1.0)),
         columns=("rmse", "psnr", "ssim", "ssim_xz"),
-        ours=("mean, robust", "mean", "posterior, mean of 8"),
+        ours=("mean, adaptive", "mean, robust", "mean", "posterior, mean of 8"),
         height=HEIGHT,
     )

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from temdiff_jax.types import InputError
 
 SAMPLERS = ("default", "mean", "posterior")
-WEIGHTINGS = ("off", "robust", "diagonal", "low-rank")
-DEFAULT_WEIGHTING = "robust"
+WEIGHTINGS = ("off", "robust", "diagonal", "low-rank", "adaptive")
+DEFAULT_WEIGHTING = "adaptive"
 LOG_MODES = ("auto", "off", "on")
 TILT_AXES = ("y", "x")
 

@@ -82,9 +82,10 @@ def reconstruct(
     weighting: Annotated[
         str,
         typer.Option(
-            metavar="off|robust|diagonal|low-rank",
-            help="robust: mask faulty pixels and doubt tilts that disagree; diagonal, "
-            "low-rank: allow for residual misalignment too; off: neither.",
+            metavar="|".join(options.WEIGHTINGS),
+            help="robust: mask faulty pixels and doubt tilts that disagree; adaptive: "
+            "allow for as much misalignment as the series shows, too; diagonal, "
+            "low-rank: for one pixel; off: none of it.",
         ),
     ] = options.DEFAULT_WEIGHTING,
     prior: Annotated[

@@ -257,21 +257,29 @@ def _write_report(
             + "; ".join(_labels(series, settings)),
             "temdiff " + shlex.join(session.arguments),
             *(f"warning: {line}" for line in series.warnings),
-            *_doubts(result),
+            *_doubts(result.provenance),
             "data consistency cannot validate content the tilts do not measure",
         ],
         overwrite=files.overwrite,
     )
 
 
-def _doubts(result: Any) -> list[str]:
-    """Tilts that the weighting hardly believes, a line each."""
-    found = result.provenance.get("weighting", {}).get("unreliable", ())
-    return [
+def _doubts(provenance: dict[str, Any]) -> list[str]:
+    """Misalignment, and tilts that the weighting hardly believes, a line each."""
+    record = provenance.get("weighting", {})
+    lines = [
         f"warning: tilt at {tilt['angle_deg']:g} degrees disagrees with the others, "
         f"weight factor {tilt['factor']:.2f}"
-        for tilt in found
+        for tilt in record.get("unreliable", ())
     ]
+    shift = record.get("misalignment_px", 0.0)
+    if shift:
+        lines.insert(
+            0,
+            f"warning: tilts are off by some {shift:.1f} pixels and were trusted "
+            "accordingly; align them better for a better volume",
+        )
+    return lines
 
 
 def _print_summary(session: Session, record: dict[str, Any], files: Outputs) -> None:
@@ -287,5 +295,7 @@ def _print_summary(session: Session, record: dict[str, Any], files: Outputs) -> 
         f"chi2/n median {np.nanmedian(chi2):.2f}, highest {chi2[worst]:.2f} at "
         f"{record['angles_deg'][worst]:g} degrees (expected 1)"
     )
+    for line in _doubts(record["library"]):
+        typer.echo(line)
     for path in files.paths():
         typer.echo(f"wrote {path}")

@@ -20,6 +20,9 @@ from temdiff_jax.weighting.levels import variance_of_log as variance_of_log
 from temdiff_jax.weighting.masks import Masks as Masks
 from temdiff_jax.weighting.masks import find_masks as find_masks
 from temdiff_jax.weighting.masks import repair as repair
+from temdiff_jax.weighting.misalignment import (
+    estimate_misalignment as estimate_misalignment,
+)
 from temdiff_jax.weighting.precision import Precision as Precision
 from temdiff_jax.weighting.precision import diagonal as diagonal
 from temdiff_jax.weighting.precision import low_rank as low_rank

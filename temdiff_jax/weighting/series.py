@@ -17,11 +17,13 @@ from temdiff_jax.projector.quadratic import Metric, proximal_update
 from temdiff_jax.types import InputError
 from temdiff_jax.weighting import derivatives, precision, robust
 from temdiff_jax.weighting.derivatives import Spread
+from temdiff_jax.weighting.misalignment import estimate_misalignment
 from temdiff_jax.weighting.precision import Precision
 
 # off: the weights as given; robust: times a factor per tilt; diagonal and low-rank: the
-# variances of a misalignment as well, pixel by pixel or as the modes they are.
-FORMS = ("off", "robust", "diagonal", "low-rank")
+# variances of a misalignment as well, pixel by pixel or as the modes they are;
+# adaptive: low-rank, with a misalignment as large as the series speaks for.
+FORMS = ("off", "robust", "diagonal", "low-rank", "adaptive")
 
 
 class Weighted(NamedTuple):
@@ -33,7 +35,9 @@ class Weighted(NamedTuple):
       chi2: ``[n_tilts]``, of that estimate under the precision without factors.
       factors: Robust factor of each tilt, ``[n_tilts]``, ones if not asked for.
       amplitudes: ``[n_tilts, 7]``: what the estimate says of the seven parameters of
-        ``Spread``, in units of their spread; zeros but for "low-rank".
+        ``Spread``, in units of their spread; zeros without modes.
+      misalignment: Factor on the spread that was told: for "adaptive" what the series
+        speaks for, else 1.
     """
 
     precision: Precision
@@ -41,6 +45,7 @@ class Weighted(NamedTuple):
     chi2: jax.Array
     factors: jax.Array
     amplitudes: jax.Array
+    misalignment: jax.Array
 
 
 def weigh(
@@ -65,7 +70,7 @@ def weigh(
       metric: Prior precision of the quadratic estimate.
       form: One of ``FORMS``.
       spread: Of the seven parameters, the offset in units of the normalised tilts;
-        ``None`` takes the defaults, for a series that has not been aligned.
+        ``None`` takes ``Spread.for_tilts``.  For "adaptive" its proportions.
       background: Line integrals of the mean that was removed, units of the tilts.
       keep: 0 where masked, broadcastable to the tilts.
       rounds: How often derivatives and factors are taken from a new estimate; each
@@ -84,9 +89,10 @@ def weigh(
             f"weighting: expected at least one round, got {rounds}; pass 2 or leave "
             "it out"
         )
-    # Numbers as arrays: other values compile nothing.
-    spread = jax.tree.map(jnp.asarray, Spread() if spread is None else spread)
     keep = jnp.ones((1, 1, 1), tilts.dtype) if keep is None else jnp.asarray(keep)
+    spread = Spread.for_tilts(tilts, keep) if spread is None else spread
+    # Numbers as arrays: other values compile nothing.
+    spread = jax.tree.map(jnp.asarray, spread)
     return _weigh(
         tilts,
         geometry,
@@ -134,6 +140,19 @@ def _weigh(
     factors = jnp.ones(tilts.shape[0], tilts.dtype)
     found = precision.diagonal(weight)
     volume = solve(found)
+    misalignment = jnp.ones((), tilts.dtype)
+    if form == "adaptive":
+        misalignment = estimate_misalignment(
+            tilts,
+            geometry,
+            weight,
+            metric,
+            spread,
+            volume,
+            background=background,
+            num_iters=num_iters,
+        )
+        spread = jax.tree.map(lambda s: misalignment * s, spread)
     for _ in range(rounds if form != "off" else 0):
         found = covariance(volume)
         residual = tilts - project(volume, geometry)
@@ -149,4 +168,5 @@ def _weigh(
         robust.chi2_per_tilt(residual, found, keep),
         factors,
         amplitudes,
+        misalignment,
     )

@@ -45,6 +45,7 @@ class Library:
 
     calls: list[dict]
     error: Exception | None = None
+    weighting: dict = dataclasses.field(default_factory=dict)
 
 
 @pytest.fixture
@@ -70,7 +71,11 @@ def library(monkeypatch, tmp_path) -> Library:
             chi2=np.linspace(0.9, 1.1, len(tilts)),
             weights=np.ones(len(tilts)),
             tikhonov=0.5 * mean,
-            provenance={"prior_sha256": "ab" * 32, "log": "off"},
+            provenance={
+                "prior_sha256": "ab" * 32,
+                "log": "off",
+                "weighting": record.weighting,
+            },
         )
 
     def linear(tilts, angles, *, thickness, **_):

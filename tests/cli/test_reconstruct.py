@@ -68,6 +68,18 @@ def test_passes_the_options_to_the_library(series, library, tmp_path):
     }
 
 
+def test_says_what_it_doubts(series, library, tmp_path, capsys):
+    tilt = {"tilt": 1, "angle_deg": -2.0, "factor": 0.25}
+    library.weighting = {"misalignment_px": 0.84, "unreliable": [tilt]}
+    assert run(series, tmp_path / "r") == 0
+    said = capsys.readouterr().out
+    assert "warning: tilts are off by some 0.8 pixels" in said
+    assert "warning: tilt at -2 degrees disagrees with the others" in said
+    library.weighting = {"misalignment_px": 0.0, "unreliable": []}
+    assert run(series, tmp_path / "s") == 0
+    assert "warning" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", ["-2:2", "4", "4.0"])
 def test_range_is_an_interval_or_a_width(series, library, tmp_path, text):
     assert run(series, tmp_path / "r", "--range", text) == 0
@@ -116,7 +128,7 @@ def test_record_tells_all_that_is_needed_to_repeat_the_run(
     assert record["convention"] == "x=X*cos+Z*sin; order=zyx; center=(n-1)/2; axis=+Y"
     assert record["parameters"] == {
         "thickness": 6, "samples": 2, "steps": 4, "sampler": "default",
-        "prior": "default", "seed": 5, "log": "auto", "weighting": "robust",
+        "prior": "default", "seed": 5, "log": "auto", "weighting": "adaptive",
     }  # fmt: skip
     assert record["angles_deg"] == [-4.0, -2.0, 0.0, 2.0, 4.0]
     assert record["chi2"] == pytest.approx([0.9, 0.95, 1.0, 1.05, 1.1])

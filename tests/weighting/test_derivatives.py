@@ -114,6 +114,16 @@ def test_images_without_neighbours_are_finite(blobs):
     np.testing.assert_array_equal(images[:, 1], 0.0)
 
 
+def test_untold_spread_has_an_offset_in_units_of_the_tilts():
+    tilts = 5.0 * jax.random.normal(jax.random.key(0), (3, 20, 20))
+    keep = jnp.ones(tilts.shape).at[1].set(0.0)
+    untold = derivatives.Spread.for_tilts(tilts.at[1].set(1e4), keep)
+    assert float(untold.offset) == pytest.approx(0.5, rel=0.1)
+    assert untold._replace(offset=0.0) == derivatives.Spread()
+    twice = derivatives.Spread.for_tilts(2 * tilts)
+    assert float(twice.offset) == pytest.approx(1.0, rel=0.1)
+
+
 def test_scaled_and_mixed_columns_have_the_covariance():
     images = jax.random.normal(jax.random.key(0), (3, 7, 5, 4))
     spread = derivatives.Spread(shift_u=jnp.asarray([0.5, 1.0, 0.0]), offset=0.2)
