@@ -7,7 +7,8 @@ Columns are conditions of the series: a residual shift in pixels, with the other
 of ``simulator.IMPERFECT`` in proportion, or one fault of an aligned series.  Rows are
 methods and forms of the weighting (``weighting.FORMS``); ``assumed`` is the spread of
 the shift that the weighting is told, in pixels, the other spreads in proportion, or
-"known" for that of the column.  Every form but "off" masks pixels and repairs them.
+"known" for that of the column; "adaptive" is told nothing.  Every form but "off" masks
+pixels and repairs them.
 
 PSNR and RMSE (stain in [0, 1]) are taken after the best gain and offset over the voxels
 seen by all views.  Drawn shifts that move the whole specimen are no error: the truth is
@@ -192,15 +193,17 @@ def prepare(series: Series, form: str, assumed: str) -> tuple[condition.Prepared
     )
     if form == "off":
         return ready, record
-    shift = series.shift_px if assumed == "known" else float(assumed or 0)
-    units = ready.scaling
+    units, spread = ready.scaling, None
+    if assumed:
+        shift = series.shift_px if assumed == "known" else float(assumed)
+        spread = spread_for(shift, units.contrast)
     found = weighting.weigh(
         ready.tilts,
         series.geometry,
         ready.weight,
         metric,
         form=form,
-        spread=spread_for(shift, units.contrast),
+        spread=spread,
         background=units.mean * ray_lengths(series.geometry) / units.contrast,
         keep=keep,
         rounds=_ROUNDS.value,

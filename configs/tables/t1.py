@@ -87,6 +87,6 @@ def get_config() -> TablePlan:
         runs=RUNS,
         regimes=(PERFECT, imperfect(1.0)),
         columns=("rmse", "psnr", "ssim", "ssim_xz"),
-        ours=("mean, adaptive", "mean, robust", "mean", "posterior, mean of 8"),
+        ours=("mean, adaptive", "mean", "posterior, mean of 8"),
         height=HEIGHT,
     )
