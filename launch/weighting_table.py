@@ -216,7 +216,7 @@ def prepare(series: Series, form: str, assumed: str) -> tuple[condition.Prepared
         level=jnp.maximum(jnp.std(series.geometry.crop(found.volume)), 1e-6),
         coverage=noise.coverage(series.geometry, per_tilt),
     )
-    for name in ("factors", "chi2"):
+    for name in ("factors", "chi2", "misalignment"):
         record[name] = np.asarray(getattr(found, name), float).round(4).tolist()
     return ready, record
 
