@@ -109,8 +109,7 @@ def prepare(
         record["factors"] = [float(f) for f in factors]
         record["unreliable"] = weighting.unreliable(factors, angles)
         if form == "adaptive":
-            told = spread or weighting.Spread()
-            told_px = np.sqrt(np.mean(np.square(told.shift_u)))
-            record["misalignment_px"] = float(found.misalignment * told_px)
+            told = weighting.Spread() if spread is None else spread
+            record["misalignment_px"] = float(found.misalignment * told.shift_px)
     jax.block_until_ready(ready.tikhonov)
     return ready, record

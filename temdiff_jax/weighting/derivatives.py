@@ -49,6 +49,12 @@ class Spread(NamedTuple):
     gain: jax.Array | float = 0.0
     offset: jax.Array | float = 0.0
 
+    @property
+    def shift_px(self) -> jax.Array:
+        """Root mean square of both shifts over the tilts, pixels."""
+        squares = jnp.asarray(self.shift_u) ** 2, jnp.asarray(self.shift_v) ** 2
+        return jnp.sqrt(0.5 * (jnp.mean(squares[0]) + jnp.mean(squares[1])))
+
     @classmethod
     def for_tilts(cls, tilts: jax.Array, keep: jax.Array | float = 1.0) -> Spread:
         """The defaults, and an offset of a tenth of what the tilts vary by.

@@ -10,17 +10,17 @@ stationary where, summed over the columns c of J S^(1/2),
 
     q = sum (c^T C^-1 y)^2    equals    t = sum c^T C^-1 c,
 
-what the columns find in the residual and what they should find there.  The update
-``v <- v (q / t)^(1/2)`` never lowers the likelihood.  ``C^-1 y`` is the weighted
-residual of the quadratic estimate, so a step costs two solves: one of the tilts, and
-one of a random sum of the columns, whose expected product with itself is t.
+what the columns find in the residual and what they should find there.  For given
+columns the update ``v <- v (q / t)^(1/2)`` never lowers the likelihood.  ``C^-1 y`` is
+the weighted residual of the quadratic estimate, so a step costs two solves: one of the
+tilts, and one of a random sum of the columns, whose expected product with itself is t.
 
 Only the two shifts are looked at and the other parameters follow in proportion: images
 of a changed tilt angle or gain also take up what the metric has wrong about the volume.
 
-Source: Patterson & Thompson, Biometrika 58 (1971) 545; Zhou, Hu, Qiao & Zhou, J.
-Comput. Graph. Stat. 28 (2019) 350 (the update); Hutchinson, Commun. Stat. Simul.
-Comput. 19 (1990) 433 (the random sum).
+Source: Patterson & Thompson, Biometrika 58 (1971) 545 (q and t); Zhou, Hu, Qiao &
+Zhou, J. Comput. Graph. Stat. 28 (2019) 350 (the update); Hutchinson, Commun. Stat.
+Simul. Comput. 19 (1990) 433 (the random sum).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from temdiff_jax.weighting.derivatives import Spread
 MOST = 3.0
 MISSED = math.exp(-MOST)
 # Smaller shifts, in pixels, cannot be told from what the metric has wrong about the
-# volume, which looks like up to 0.13 in aligned series: none are assumed.
+# volume, which looks like up to 0.13 in aligned series of table T1: none are assumed.
 NEGLIGIBLE_PX = 0.15
 # It also ends where a step changes the spread by less than this share.
 SETTLED = 0.03
@@ -86,7 +86,6 @@ def estimate_misalignment(
     """
     used = jnp.any(jnp.broadcast_to(weight, tilts.shape) > 0, axis=(1, 2))
     count = jnp.maximum(jnp.sum(used), 1)
-    told_px = jnp.sqrt(jnp.mean(jnp.asarray(spread.shift_u) ** 2))
 
     def advance(state: _State) -> _State:
         images = derivatives.derivative_images(
@@ -123,7 +122,7 @@ def estimate_misalignment(
         return (state.step < max_steps) & moving & matters(state)
 
     def matters(state: _State) -> jax.Array:
-        return told_px * jnp.sqrt(state.variance) > NEGLIGIBLE_PX
+        return spread.shift_px * jnp.sqrt(state.variance) > NEGLIGIBLE_PX
 
     one = jnp.ones((), tilts.dtype)
     begin = _State(one, jnp.inf * one, volume, jnp.int32(0))
