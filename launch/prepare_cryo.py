@@ -11,7 +11,7 @@ of the volume in the image of the view with angle A at
 
 lengths from its centres n / 2 (the rotation `Matrix3.Euler` and the addition in
 `TiltSeries.GetPositionInAllTilts` of warpem/warp).  That is the formula of
-`temdiff_jax.io.align2d` with theta = -A, so the angles are negated.  The flag
+`temdiff_jax.io.alignment.inplane` with theta = -A, so the angles are negated.  The flag
 AreAnglesInverted concerns the defocus only.
 
 The images are turned, shifted and cropped in one interpolation, to a square around
@@ -45,7 +45,9 @@ from scipy import ndimage
 from launch import program
 from temdiff_jax import baselines, layout
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.io import align2d, binning, npz, write
+from temdiff_jax.io import binning, write
+from temdiff_jax.io.alignment import inplane
+from temdiff_jax.io.formats import npz
 from temdiff_jax.projector import project
 from temdiff_jax.types import InputError
 
@@ -174,14 +176,14 @@ def align(
         "shifts_px": shifts,
         "shape": (size, size),
     }
-    reached = align2d.covered(series.tilts.shape, **options)
+    reached = inplane.covered(series.tilts.shape, **options)
     if not reached.all():
         short = np.flatnonzero(~reached.all(axis=(1, 2)))
         raise InputError(
             f"prepare_cryo: expected a square of {size} pixels inside every view, got "
             f"{short.size} views that leave it, first {short[0]}; pass a smaller --size"
         )
-    return align2d.apply_inplane(series.tilts, order=3, **options)
+    return inplane.apply_inplane(series.tilts, order=3, **options)
 
 
 def fit_slab(tilts: np.ndarray, theta_deg: np.ndarray) -> Slab:

@@ -31,7 +31,8 @@ from absl import app, flags
 from scipy import ndimage
 
 from launch import program
-from temdiff_jax.io import axis, binning, npz, write
+from temdiff_jax.io import axis, binning, write
+from temdiff_jax.io.formats import npz
 from temdiff_jax.types import InputError
 
 NAME = "needle"

@@ -38,7 +38,7 @@ from launch import program
 from temdiff_jax import baselines, layout, simulator
 from temdiff_jax import geometry as geometry_lib
 from temdiff_jax.evaluation import metrics, protocol
-from temdiff_jax.io import mrc, npz
+from temdiff_jax.io import formats
 from temdiff_jax.types import InputError
 
 Point = tuple[float, ...]
@@ -90,9 +90,7 @@ class Specimen(NamedTuple):
 def load_stain(path: str, crop: int, height: int) -> np.ndarray:
     """The middle of a block as stain density, ``[z, y, x]`` float32 in [0, 1]."""
     name = pathlib.Path(path)
-    array = (
-        mrc.read_mrc(name).data if mrc.is_mrc_name(name) else npz.read_npz(name).data
-    )
+    array = formats.read_image(name).data
     if min(array.shape[0], array.shape[2]) < crop or array.shape[1] < height:
         raise InputError(
             f"{path}: expected at least {crop} x {height} x {crop} voxels (z, y, x), "

@@ -29,7 +29,7 @@ from absl import app, flags
 from launch import program
 from temdiff_jax import rivals
 from temdiff_jax.evaluation import metrics, protocol, runner
-from temdiff_jax.io import npz
+from temdiff_jax.io.formats import npz
 from temdiff_jax.model import conv
 from temdiff_jax.priors import load_prior
 from temdiff_jax.simulator import grey_to_stain

@@ -151,7 +151,7 @@ def _truths(
     paths: Sequence[pathlib.Path], crop: int, *, stain_is_dark: bool
 ) -> dict[str, "np.ndarray"]:
     """Central cubes [z, y, x] of the volumes as stain density, by file name."""
-    from temdiff_jax.cli import files
+    from temdiff_jax.io import formats
     from temdiff_jax.simulator import grey_to_stain
 
     truths = {}
@@ -161,7 +161,7 @@ def _truths(
                 f"volumes: expected different file names, got {path.name} twice; "
                 "rename one"
             )
-        volume = files.read_image(path).data
+        volume = formats.read_image(path).data
         if min(volume.shape) < _SMALLEST:
             raise InputError(
                 f"{path}: expected at least {_SMALLEST} voxels along every axis, got "

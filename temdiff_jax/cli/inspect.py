@@ -1,85 +1,87 @@
-"""`temdiff inspect`: what a stack and its angles say, before anything is computed."""
+"""`temdiff inspect`: what a series and its files say, before anything is computed."""
 
-import pathlib
-from typing import TYPE_CHECKING, Annotated
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
 from temdiff_jax.cli import options
+from temdiff_jax.types import InputError
 
 if TYPE_CHECKING:
-    from temdiff_jax.cli.files import Image
+    from temdiff_jax.io.formats import Image
     from temdiff_jax.io.tilt_series import TiltSeries
 
 
 def inspect(
-    stack: Annotated[
-        pathlib.Path,
-        typer.Argument(metavar="STACK", help="MRC family, TIFF, .npz, .npy."),
-    ],
-    angles: Annotated[
-        pathlib.Path | None,
-        typer.Option(metavar="FILE", help="Tilt angles: .tlt, .rawtlt, .mdoc, .aln."),
-    ] = None,
-    voxel_size: Annotated[
-        float | None,
-        typer.Option(metavar="ANGSTROM", help="Pixel size; overrules the file."),
-    ] = None,
-    tilt_range: Annotated[
-        str | None,
-        typer.Option("--range", metavar="LO:HI|WIDTH", help="Only these tilts."),
-    ] = None,
-    tilt_axis: Annotated[
-        str, typer.Option(metavar="y|x", help="Direction of the tilt axis.")
-    ] = "y",
-    allow_small_angles: Annotated[
-        bool,
-        typer.Option(
-            "--allow-small-angles", help="Small angles are degrees, not radians."
-        ),
+    path: options.Path,
+    angles: options.Angles = None,
+    alignment: options.AlignmentFile = None,
+    voxel_size: options.VoxelSize = None,
+    tilt_range: options.Range = None,
+    exclude: options.Exclude = None,
+    bin_factor: options.Bin = 1,
+    thickness: options.Thickness = None,
+    tilt_axis: options.TiltAxis = "y",
+    axis_angle: options.AxisAngle = None,
+    allow_small_angles: options.SmallAngles = False,
+    log: options.Log = "auto",
+    verbose: options.Verbose = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as JSON.")
     ] = False,
 ) -> None:
-    """Print header, tilt table and warnings of a series."""
-    from temdiff_jax.cli import files
-    from temdiff_jax.io import tilt_series
+    """Print what is found at a path and what `temdiff reconstruct` will do with it.
 
+    Takes the options of reconstruct that concern the input.
+    """
+    options.check_choice("--log", log, options.LOG_MODES)
     angle_range = options.parse_range(tilt_range)
-    image = files.read_image(stack)
-    lines = _header_lines(stack, image)
-    if angles is None and not files.carries_angles(image):
-        lines += [f"warning: {line}" for line in image.warnings]
-        lines.append("warning: no tilt angles in the file; give them with --angles")
-    else:
+
+    from temdiff_jax.io import formats, projects, tilt_series
+
+    found = projects.find(path, need_angles=angles is None)
+    image = formats.read_image(found.images[0])
+    try:
         series = tilt_series.load_tilt_series(
-            stack,
+            path,
             angles,
+            alignment=alignment,
             voxel_size_angstrom=voxel_size,
             tilt_axis=tilt_axis,
+            axis_angle_deg=axis_angle,
             angle_range=angle_range,
+            exclude=exclude,
             allow_small_angles=allow_small_angles,
         )
-        lines += _series_lines(series) + _table(series)
-        lines += [f"warning: {line}" for line in series.warnings]
-    typer.echo("\n".join(_printable(line) for line in lines))
+    except InputError as error:
+        # A stack without angles still shows what its header says.
+        if angles is not None or "none in the file" not in str(error):
+            raise
+        lines = _header_lines(found.kind, image)
+        lines += [f"warning: {line}" for line in image.warnings]
+        lines.append("warning: no tilt angles in the file; give them with --angles")
+        _print(lines)
+        return
+    preview = _preview(series, bin_factor, thickness, log)
+    if as_json:
+        _print([json.dumps(_record(found.kind, image, series, preview), indent=2)])
+        return
+    lines = _header_lines(found.kind, image) + _series_lines(series) + _table(series)
+    if verbose:
+        lines += [f"decision      {decision}" for decision in series.decisions]
+    lines += [f"{key:<13} {value}" for key, value in preview.items()]
+    _print(lines + [f"warning: {line}" for line in series.warnings])
 
 
-def _header_lines(stack: pathlib.Path, image: "Image") -> list[str]:
+def _header_lines(kind: str, image: "Image") -> list[str]:
     """What the file says about itself."""
-    from temdiff_jax.io import mrc, mrc_header
-
     sections, rows, columns = image.data.shape
-    lines = [f"stored        {sections} sections of {rows} x {columns} (y, x)"]
-    if not isinstance(image, mrc.MrcImage):
-        return lines
-    _, header = mrc_header.read_header(stack)
-    fields = header.fields
-    order = "little" if header.byte_order == "<" else "big"
-    lines += [
-        f"mode          {header.mode} ({header.dtype.name}, {order} endian)",
-        f"axes          {int(fields['mapc'])} {int(fields['mapr'])} "
-        f"{int(fields['maps'])} (mapc, mapr, maps)",
-        f"space group   {int(fields['ispg'])}, extended header {header.nsymbt} bytes",
+    lines = [
+        f"found         {kind}",
+        f"stored        {sections} sections of {rows} x {columns} (y, x)",
+        *(f"{name:<13} {value}" for name, value in image.header),
     ]
     return lines + [f"label         {label}" for label in image.labels]
 
@@ -101,23 +103,77 @@ def _series_lines(series: "TiltSeries") -> list[str]:
     ]
 
 
+def _preview(
+    series: "TiltSeries", factor: int, thickness: int | None, log: str
+) -> dict[str, str]:
+    """What a reconstruction with these options would take and decide."""
+    from temdiff_jax import intensity
+    from temdiff_jax.cli import estimate
+
+    if factor > 1:
+        from temdiff_jax.cli.reconstruct import binned
+
+        series = binned(series, factor)
+    _, height, width = series.tilts.shape
+    depth, why = options.depth(thickness, series.thickness_px, factor, width)
+    _, record = intensity.to_dense_bright(
+        series.tilts, series.angles_deg, log=log, contrast="auto"
+    )
+    low, high = float(series.angles_deg[0]), float(series.angles_deg[-1])
+    missing = 100 * (1 - min((high - low) / 180, 1))
+    return {
+        "volume": f"{depth} x {height} x {width} (z, y, x), thickness {why}",
+        "logarithm": f"{record['log']} (chosen by {record['log_chosen_by']})",
+        "dense matter": f"{record['dense_is']} (chosen by {record['dense_chosen_by']})",
+        "wedge": f"{estimate.wedge(low, high)}  {missing:.0f} % of the directions "
+        "are not measured",
+        "axis": estimate.axis_line(series.tilts, series.angles_deg),
+        "shifts": estimate.shift_line(series.tilts),
+    }
+
+
 def _table(series: "TiltSeries") -> list[str]:
     """One line per tilt, sorted by angle, with the grey values found."""
     lines = [
         "",
         "tilt   degrees          mean           std       minimum       maximum",
     ]
-    for number, (angle, image) in enumerate(
-        zip(series.angles_deg, series.tilts, strict=True)
+    views = np.arange(series.num_tilts) if series.views is None else series.views
+    for number, angle, image in zip(
+        views, series.angles_deg, series.tilts, strict=True
     ):
         mean, std = image.mean(dtype=np.float64), image.std(dtype=np.float64)
         lines.append(
-            f"{number:4d}  {angle:8.2f}  {mean:12.6g}  {std:12.6g}"
+            f"{int(number):4d}  {angle:8.2f}  {mean:12.6g}  {std:12.6g}"
             f"  {image.min():12.6g}  {image.max():12.6g}"
         )
     return [*lines, ""]
 
 
-def _printable(line: str) -> str:
+def _record(
+    kind: str, image: "Image", series: "TiltSeries", preview: dict[str, str]
+) -> dict[str, Any]:
+    """The same for machines."""
+    views = np.arange(series.num_tilts) if series.views is None else series.views
+    return {
+        "format": "temdiff-inspect-1",
+        "kind": kind,
+        "path": str(series.path),
+        "name": series.name,
+        "header": dict(image.header),
+        "shape": list(series.tilts.shape),
+        "voxel_size_angstrom": series.voxel_size_angstrom,
+        "angles_deg": series.angles_deg.tolist(),
+        "views": [int(v) for v in views],
+        "sha256": series.sha256,
+        "preview": preview,
+        "decisions": [str(d) for d in series.decisions],
+        "warnings": list(series.warnings),
+    }
+
+
+def _print(lines: list[str]) -> None:
     """Text of a file without the control characters a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in line)
+    for line in lines:
+        kept = (c if c.isprintable() or c == "\n" else "?" for c in line)
+        typer.echo("".join(kept))

@@ -1,9 +1,84 @@
-"""Reads option values that have a small syntax of their own."""
+"""Options that several commands share, and values with a small syntax of their own."""
 
 import math
+import pathlib
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
 
 from temdiff_jax.types import InputError
+
+Path = Annotated[
+    pathlib.Path,
+    typer.Argument(
+        metavar="PATH",
+        help="Tilt series: a stack (MRC family, TIFF, EMD, .npz, zarr, ...), a folder "
+        "of single images, or a project of IMOD, AreTomo, RELION, Warp or SerialEM.",
+    ),
+]
+Angles = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Tilt angles: .tlt, .rawtlt, .mdoc, .aln. Not needed when the stack "
+        "or the project has them.",
+    ),
+]
+AlignmentFile = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Shifts and rotations of raw images: .xf, .aln. Without it the images of "
+        "a plain stack are taken as aligned.",
+    ),
+]
+VoxelSize = Annotated[
+    float | None,
+    typer.Option(metavar="ANGSTROM", help="Pixel size; overrules the files."),
+]
+Range = Annotated[
+    str | None,
+    typer.Option(
+        "--range", metavar="LO:HI|WIDTH", help="Use only tilts in this range, degrees."
+    ),
+]
+Exclude = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Leave tilts out: numbers as inspect prints them (from 0, in the order of "
+        "the file) or angles, such as 3,7-9 or -60:-55deg.",
+    ),
+]
+Bin = Annotated[
+    int, typer.Option("--bin", min=1, help="Average blocks of N x N pixels.")
+]
+Thickness = Annotated[
+    int | None, typer.Option(min=1, help="Voxels along the beam, after binning.")
+]
+TiltAxis = Annotated[
+    str, typer.Option(metavar="y|x", help="Direction of the tilt axis.")
+]
+AxisAngle = Annotated[
+    float | None,
+    typer.Option(
+        metavar="DEGREES",
+        help="Direction of the tilt axis of raw images, from +y towards -x; they are "
+        "turned by it. Overrules the metadata.",
+    ),
+]
+SmallAngles = Annotated[
+    bool,
+    typer.Option("--allow-small-angles", help="Small angles are degrees, not radians."),
+]
+Log = Annotated[
+    str, typer.Option(metavar="auto|off|on", help="Take the logarithm of the tilts.")
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Print each decision with its file and line."),
+]
 
 SAMPLERS = ("default", "mean", "posterior")
 WEIGHTINGS = ("off", "robust", "diagonal", "low-rank", "adaptive")
@@ -43,6 +118,24 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
             "smaller angle first"
         )
     return low, high
+
+
+def depth(
+    given: int | None, project_px: int | None, factor: int, width: int
+) -> tuple[int, str]:
+    """Thickness of the volume in voxels, and who chose it.
+
+    Args:
+      given: By the user, after binning.
+      project_px: By the project, before binning.
+      factor: Binning.
+      width: Of the binned tilts, the last resort.
+    """
+    if given is not None:
+        return given, "as given"
+    if project_px is not None:
+        return max(round(project_px / factor), 1), "by the project"
+    return width, "as the width, since none was given (--thickness)"
 
 
 def parse_names(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:

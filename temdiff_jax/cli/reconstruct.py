@@ -15,60 +15,19 @@ if TYPE_CHECKING:
 
 def reconstruct(
     context: typer.Context,
-    stack: Annotated[
-        pathlib.Path,
-        typer.Argument(
-            metavar="STACK", help="Tilt series: MRC family, TIFF, .npz, .npy."
-        ),
-    ],
-    angles: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Tilt angles: .tlt, .rawtlt, .mdoc, .aln. Not needed when the stack "
-            "carries them.",
-        ),
-    ] = None,
-    alignment: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Shifts and rotations of raw images: .xf, .aln. Without it the "
-            "images are taken as aligned.",
-        ),
-    ] = None,
-    thickness: Annotated[
-        int | None,
-        typer.Option(min=1, help="Voxels along the beam, after binning."),
-    ] = None,
-    voxel_size: Annotated[
-        float | None,
-        typer.Option(metavar="ANGSTROM", help="Pixel size; overrules the file."),
-    ] = None,
-    tilt_range: Annotated[
-        str | None,
-        typer.Option(
-            "--range",
-            metavar="LO:HI|WIDTH",
-            help="Use only tilts in this range, degrees.",
-        ),
-    ] = None,
-    bin_factor: Annotated[
-        int, typer.Option("--bin", min=1, help="Average blocks of N x N pixels.")
-    ] = 1,
-    tilt_axis: Annotated[
-        str, typer.Option(metavar="y|x", help="Direction of the tilt axis.")
-    ] = "y",
-    allow_small_angles: Annotated[
-        bool,
-        typer.Option(
-            "--allow-small-angles", help="Small angles are degrees, not radians."
-        ),
-    ] = False,
-    log: Annotated[
-        str,
-        typer.Option(metavar="auto|off|on", help="Take the logarithm of the tilts."),
-    ] = "auto",
+    path: options.Path,
+    angles: options.Angles = None,
+    alignment: options.AlignmentFile = None,
+    thickness: options.Thickness = None,
+    voxel_size: options.VoxelSize = None,
+    tilt_range: options.Range = None,
+    exclude: options.Exclude = None,
+    bin_factor: options.Bin = 1,
+    tilt_axis: options.TiltAxis = "y",
+    axis_angle: options.AxisAngle = None,
+    allow_small_angles: options.SmallAngles = False,
+    log: options.Log = "auto",
+    verbose: options.Verbose = False,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Number of posterior samples.")
     ] = None,
@@ -118,22 +77,29 @@ def reconstruct(
     from temdiff_jax.io import tilt_series
 
     series = tilt_series.load_tilt_series(
-        stack,
+        path,
         angles,
         alignment=alignment,
         voxel_size_angstrom=voxel_size,
         tilt_axis=tilt_axis,
+        axis_angle_deg=axis_angle,
         angle_range=angle_range,
+        exclude=exclude,
         allow_small_angles=allow_small_angles,
     )
     files = outputs.plan(
         out,
         series.name,
         overwrite=overwrite,
-        inputs=[path for path in (stack, angles, alignment) if path is not None],
+        inputs=[file for file in (path, angles, alignment) if file is not None],
     )
+    running = session.Session(context.obj or (), as_json=as_json)
+    if verbose:
+        running.say_later([f"decision: {decision}" for decision in series.decisions])
+    if thickness is None and series.thickness_px is not None:
+        thickness, _ = options.depth(None, series.thickness_px, bin_factor, 0)
     session.reconstruct(
-        session.Session(context.obj or (), as_json=as_json),
+        running,
         binned(series, bin_factor),
         session.Settings(
             thickness=thickness,
@@ -148,10 +114,13 @@ def reconstruct(
         files,
         command="reconstruct",
         source={
-            "path": stack,
+            "path": path,
             "angles_path": angles,
             "alignment_path": alignment,
             "angle_range_deg": angle_range,
+            "exclude": exclude,
+            "axis_angle_deg": axis_angle,
+            "decisions": [str(decision) for decision in series.decisions],
             "bin": bin_factor,
         },
     )

@@ -4,24 +4,21 @@ Every reader stands behind `gate`, which compares what a header declares with th
 bytes that are there before memory is taken. Bad input is one line, an `InputError`.
 """
 
-from temdiff_jax.io.aln import AlnTable, read_aln
+from temdiff_jax.io.alignment.aln import AlnTable, read_aln
+from temdiff_jax.io.alignment.angles import AngleTable, read_angles
+from temdiff_jax.io.alignment.imod import XfTable, read_xf
+from temdiff_jax.io.alignment.mdoc import MdocTable, read_mdoc
+from temdiff_jax.io.alignment.record import Alignment
+from temdiff_jax.io.alignment.relion import read_relion_star
+from temdiff_jax.io.alignment.warp import read_warp_xml
 from temdiff_jax.io.axis import tilts_from_file, volume_to_file
 from temdiff_jax.io.binning import bin_stack
-from temdiff_jax.io.conventions import Alignment
+from temdiff_jax.io.formats import Image, read_image
+from temdiff_jax.io.formats.tiff import write_tiff
 from temdiff_jax.io.gate import DEFAULT_MAX_INPUT_GB
-from temdiff_jax.io.mrc import MrcImage, read_mrc
-from temdiff_jax.io.npz import NpzImage, read_npz
-from temdiff_jax.io.package_files import read_relion_star, read_warp_xml
-from temdiff_jax.io.side_files import (
-    AngleTable,
-    MdocTable,
-    XfTable,
-    read_angles,
-    read_mdoc,
-    read_xf,
-)
-from temdiff_jax.io.tiff import TiffImage, read_tiff, write_tiff
+from temdiff_jax.io.projects import Decision
 from temdiff_jax.io.tilt_series import (
+    Selection,
     TiltSeries,
     file_sha256,
     load_tilt_series,
@@ -41,10 +38,10 @@ __all__ = [
     "Alignment",
     "AlnTable",
     "AngleTable",
+    "Decision",
+    "Image",
     "MdocTable",
-    "MrcImage",
-    "NpzImage",
-    "TiffImage",
+    "Selection",
     "TiltSeries",
     "XfTable",
     "bin_stack",
@@ -53,11 +50,9 @@ __all__ = [
     "load_tilt_series",
     "read_aln",
     "read_angles",
+    "read_image",
     "read_mdoc",
-    "read_mrc",
-    "read_npz",
     "read_relion_star",
-    "read_tiff",
     "read_warp_xml",
     "read_xf",
     "tilt_series_from_arrays",

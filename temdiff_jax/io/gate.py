@@ -8,19 +8,23 @@ that number has been compared with the bytes present and with the caller's limit
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import math
 import os
 import pathlib
+import resource
 import stat
+import warnings
+import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
 
-from temdiff_jax import types
+from temdiff_jax.types import InputError
 
 DEFAULT_MAX_INPUT_GB = 16.0
 """Largest array, in GiB of float32, that a reader builds unless told otherwise."""
@@ -32,14 +36,56 @@ GIB = 2**30
 # Deflate cannot exceed 1032:1 (RFC 1951: at most 258 bytes from 2 bits), so a
 # gzip or zip member that promises more is lying.
 MAX_DEFLATE_RATIO = 1032
+# Of what came, this much is repeated in an error line.
+_LONGEST = 200
+_PIECE_BYTES = 2**20
 
 
-def bad_input(
-    what: object, expected: object, got: object, fix: str
-) -> types.InputError:
+def bad_input(what: object, expected: object, got: object, fix: str) -> InputError:
     """Build the one-line error of four parts: what, expected, got, what to do."""
-    text = f"{what}: expected {expected}, got {got}; {fix}"
-    return types.InputError(" ".join(text.split()))
+    text = f"{_cut(what, 600)}: expected {_cut(expected)}, got {_cut(got)}; {fix}"
+    return InputError(" ".join(text.split()))
+
+
+def _cut(part: object, longest: int = _LONGEST) -> str:
+    """The part as text; of a long one the beginning and the end."""
+    text = str(part)
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest - 60]} ... {text[-50:]}"
+
+
+@contextlib.contextmanager
+def reading(path: object, kind: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is parsed into one line.
+
+    Libraries raise nearly every kind of exception on damaged files, and numpy warns;
+    here none of it passes but an InputError.
+
+    Args:
+      path: What is read, for the message.
+      kind: What it should have been, for example "a TIFF stack".
+
+    Raises:
+      InputError: in place of any exception of the block.
+    """
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except MemoryError:
+        raise bad_input(
+            path, f"{kind} that fits into memory", "a larger one", "bin or crop it"
+        ) from None
+    except Exception as error:
+        raise bad_input(
+            path,
+            kind,
+            f"{type(error).__name__} ({_cut(error)})",
+            "the file is damaged or something else; copy or export it again",
+        ) from None
 
 
 def regular_file(path: str | os.PathLike[str]) -> tuple[pathlib.Path, int]:
@@ -117,24 +163,59 @@ def check_budget(
 
 
 def free_memory_bytes() -> int | None:
-    """Memory the system can still hand out, in bytes; None where it cannot be told."""
+    """Memory this process can still get, in bytes; None where it cannot be told.
+
+    The least of what the machine has, what the control group leaves and what the
+    limit of the address space leaves.
+    """
+    found = [
+        _kib("/proc/meminfo", "MemAvailable:"),
+        _control_group(),
+        _address_space(),
+    ]
+    return min((n for n in found if n is not None), default=None)
+
+
+def _kib(file: str, key: str) -> int | None:
+    """Bytes of a line "key  number kB"."""
     try:
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
+        lines = pathlib.Path(file).read_text().splitlines()
+        return next(int(li.split()[1]) * 1024 for li in lines if li.startswith(key))
+    except (OSError, StopIteration, ValueError, IndexError):
         return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+
+
+def _control_group() -> int | None:
+    root = pathlib.Path("/sys/fs/cgroup")
+    for limit, usage in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            values = [int((root / name).read_text()) for name in (limit, usage)]
+        except (OSError, ValueError):  # absent, or "max"
+            continue
+        return max(values[0] - values[1], 0)
     return None
 
 
+def _address_space() -> int | None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    used = _kib("/proc/self/status", "VmSize:")
+    if limit == resource.RLIM_INFINITY or used is None:
+        return None
+    return max(limit - used, 0)
+
+
 def compression_of(path: pathlib.Path) -> str | None:
-    """Tell "gzip" or "bz2" by the first bytes; suffixes are not believed."""
+    """Tell "gzip", "bz2" or "zip" by the first bytes; suffixes are not believed."""
     with path.open("rb") as stream:
-        magic = stream.read(3)
+        magic = stream.read(4)
+    if magic == b"PK\3\4":
+        return "zip"
     if magic[:2] == b"\x1f\x8b":
         return "gzip"
-    return "bz2" if magic == b"BZh" else None
+    return "bz2" if magic[:3] == b"BZh" else None
 
 
 class BoundedStream(io.RawIOBase):
@@ -142,73 +223,76 @@ class BoundedStream(io.RawIOBase):
 
     Args:
       path: File to open; decompressed on the fly if `compression` says so.
-      compression: None, "gzip" or "bz2".
+      compression: None, "gzip", "bz2" or "zip" (an archive of one file).
       limit: Bytes, counted after decompression, that may be taken altogether.
-      replace: Bytes handed out instead of the first ones of the file.
 
     Raises:
       InputError: on reading, when the compressed data are damaged.
     """
 
-    def __init__(
-        self,
-        path: pathlib.Path,
-        compression: str | None,
-        limit: int,
-        *,
-        replace: bytes = b"",
-    ) -> None:
+    def __init__(self, path: pathlib.Path, compression: str | None, limit: int) -> None:
         super().__init__()
         self._path = path
         self._left = limit
-        self._stream: io.BufferedIOBase
+        self._stream: Any
         if compression == "gzip":
             self._stream = gzip.GzipFile(path, "rb")
         elif compression == "bz2":
             self._stream = bz2.BZ2File(path, "rb")
+        elif compression == "zip":
+            self._stream = _only_member(path)
         else:
             self._stream = path.open("rb")
-        self._head = replace
-        self._skip = len(replace)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")[: max(self._left, 0)]
-        if self._skip:
-            self._discard(self._skip)
-            self._skip = 0
-        done = min(len(self._head), len(view))
-        view[:done] = self._head[:done]
-        self._head = self._head[done:]
+        done = 0
         while done < len(view):
-            got = self._guarded(self._stream.readinto, view[done:])
+            got = self._guarded(self._stream.readinto, view[done : done + _PIECE_BYTES])
             if not got:
                 break
             done += got
         self._left -= done
         return done
 
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes; memory grows with what is there, not with `size`."""
+        wanted = self._left if size < 0 else min(size, self._left)
+        pieces = bytearray()
+        while len(pieces) < wanted:
+            piece = bytearray(min(_PIECE_BYTES, wanted - len(pieces)))
+            got = self.readinto(piece)
+            if not got:
+                break
+            pieces += piece[:got]
+        return bytes(pieces)
+
     def close(self) -> None:
         if not self.closed:
             self._stream.close()
         super().close()
 
-    def _discard(self, count: int) -> None:
-        while count > 0:
-            piece = self._guarded(self._stream.read, min(count, 65536))
-            if not piece:
-                return
-            count -= len(piece)
-
     def _guarded(self, call: Callable[[Any], Any], argument: Any) -> Any:
         try:
             return call(argument)
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise bad_input(
                 self._path, "readable data", error, "the file is damaged; copy it again"
             ) from None
+
+
+def _only_member(path: pathlib.Path) -> IO[bytes]:
+    """The one file of a zip archive, open for reading."""
+    with reading(path, "a zip archive of one file"):
+        archive = zipfile.ZipFile(path)
+        files = [info for info in archive.infolist() if not info.is_dir()]
+        if len(files) != 1:
+            archive.close()
+            raise bad_input(path, "one file in the zip", len(files), "unpack it first")
+        return archive.open(files[0])
 
 
 def npy_header(
@@ -232,21 +316,15 @@ def npy_header(
     # 64 KiB is the longest header that version 1 can declare; later versions may
     # declare 4 GiB, so the library never sees more than this prefix.
     prefix = io.BytesIO(stream.read(65536 + 12))
-    try:
+    with reading(what, "a .npy array of version 1 or 2"):
         version = np.lib.format.read_magic(prefix)
         readers = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         shape, _, dtype = readers[version](prefix)
-    except KeyError:
-        raise bad_input(
-            what, ".npy version 1 or 2", "another version", "save it again with numpy"
-        ) from None
-    except (ValueError, TypeError, SyntaxError) as error:
-        raise bad_input(
-            what, "a .npy array", error, "save it again with numpy"
-        ) from None
+        if any(type(n) is not int or n < 0 for n in shape):
+            raise ValueError(f"shape {shape}")
     if dtype.hasobject or dtype.kind not in "biuf":
         raise bad_input(
             what,

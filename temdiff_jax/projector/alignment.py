@@ -21,7 +21,7 @@ def motion_from_degrees(
     x_tilt_deg: ArrayLike | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Motion:
-    """Fills a ``Motion``; ``**alignment.motion_fields()`` of ``io.conventions`` fits.
+    """Fills a ``Motion``; ``**alignment.motion_fields()`` of ``io.alignment`` fits.
 
     Args:
       num_tilts: Number of tilts.

@@ -6,7 +6,8 @@ import pytest
 from temdiff_jax import baselines
 from temdiff_jax.cli import demo
 from temdiff_jax.cli.main import main
-from temdiff_jax.io import mrc, write
+from temdiff_jax.io import write
+from temdiff_jax.io.formats import mrc
 
 NUM_TILTS, HEIGHT, WIDTH = 13, 8, 12
 

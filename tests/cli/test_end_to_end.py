@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from temdiff_jax.cli.main import main
-from temdiff_jax.io import mrc, write
+from temdiff_jax.io import write
+from temdiff_jax.io.formats import mrc
 
 ANGLES = [-10.0, -5.0, 0.0, 5.0, 10.0]
 SIZE = 24

@@ -8,7 +8,8 @@ import pytest
 from temdiff_jax import evaluation
 from temdiff_jax.cli import environment
 from temdiff_jax.cli.main import main
-from temdiff_jax.io import mrc, write
+from temdiff_jax.io import write
+from temdiff_jax.io.formats import mrc
 from temdiff_jax.simulator import IMPERFECT
 
 EDGE = 18

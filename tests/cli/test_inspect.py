@@ -16,12 +16,13 @@ def test_prints_header_table_and_warnings(series, capsys):
     assert "warning: grid: tilts were not in order of angle; sorted" in out
     first = out[out.index("maximum\n") :].splitlines()[1].split()
     image = series.tilts[1]  # the tilt at -4 degrees
-    assert first[:2] == ["0", "-4.00"]
+    assert first[:2] == ["1", "-4.00"]  # its number in the file
     expected = [image.mean(), image.std(), image.min(), image.max()]
     np.testing.assert_allclose([float(v) for v in first[2:]], expected, rtol=1e-4)
 
 
 def test_a_stack_without_angles_still_shows_its_header(series, capsys):
+    series.angles.unlink()
     assert main(["inspect", str(series.stack)]) == 0
     out = capsys.readouterr().out
     assert "5 sections of 10 x 14" in out

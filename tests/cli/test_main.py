@@ -55,7 +55,7 @@ def test_interrupt_is_one_line(capsys, monkeypatch, series):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("temdiff_jax.cli.files.read_image", stop)
+    monkeypatch.setattr("temdiff_jax.io.formats.read_image", stop)
     assert main(["inspect", str(series.stack)]) == 130
     assert capsys.readouterr().err == "temdiff: interrupted\n"
 
@@ -64,7 +64,7 @@ def test_debug_prints_the_traceback(capsys, monkeypatch, series):
     def fail(*_, **__):
         raise RuntimeError("broken inside")
 
-    monkeypatch.setattr("temdiff_jax.cli.files.read_image", fail)
+    monkeypatch.setattr("temdiff_jax.io.formats.read_image", fail)
     assert main(["inspect", str(series.stack)]) == 1
     assert "Traceback" not in capsys.readouterr().err
     assert main(["--debug", "inspect", str(series.stack)]) == 1

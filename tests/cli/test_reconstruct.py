@@ -7,7 +7,8 @@ import pytest
 
 from temdiff_jax import types
 from temdiff_jax.cli.main import main
-from temdiff_jax.io import mrc, write
+from temdiff_jax.io import write
+from temdiff_jax.io.formats import mrc
 
 OUTPUTS = ["grid.temdiff.json", "grid_report.png", "grid_std.mrc", "grid_temdiff.mrc"]
 
@@ -92,7 +93,7 @@ def test_volumes_carry_values_voxel_size_and_labels(series, library, tmp_path):
     mean = mrc.read_mrc(out / "grid_temdiff.mrc")
     np.testing.assert_array_equal(mean.data.ravel(), np.arange(6 * 10 * 14))
     assert mean.voxel_size_angstrom == pytest.approx((20.0, 20.0, 20.0))
-    assert not mean.is_stack
+    assert dict(mean.header)["space group"].startswith("1")
     assert "prior default, seed 0, sampler default" in mean.labels
     assert "2 samples of 5 steps" in mean.labels
     assert "5 tilts from -4 to 4 degrees" in mean.labels

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from temdiff_jax import io
-from temdiff_jax.io import align2d
+from temdiff_jax.io.alignment import inplane
 from temdiff_jax.types import InputError
 
 ANGLES = [-30.0, -10.0, 15.0, 40.0]
@@ -166,9 +166,9 @@ def test_bad_alignment_is_refused(tmp_path, make_mrc, raw, name, text, message):
 
 
 def test_maps_of_a_rotation_are_those_of_the_angle(raw):
-    matrices, shifts = align2d.rotations(AXIS_DEG, SHIFTS, 4)
-    by_angle = align2d.apply_inplane(raw, axis_angle_deg=AXIS_DEG, shifts_px=SHIFTS)
-    np.testing.assert_array_equal(by_angle, align2d.apply_maps(raw, matrices, shifts))
-    back, moved = align2d.inverted(*align2d.inverted(matrices, shifts))
+    matrices, shifts = inplane.rotations(AXIS_DEG, SHIFTS, 4)
+    by_angle = inplane.apply_inplane(raw, axis_angle_deg=AXIS_DEG, shifts_px=SHIFTS)
+    np.testing.assert_array_equal(by_angle, inplane.apply_maps(raw, matrices, shifts))
+    back, moved = inplane.inverted(*inplane.inverted(matrices, shifts))
     np.testing.assert_allclose(back, matrices, atol=1e-12)
     np.testing.assert_allclose(moved, shifts, atol=1e-12)

@@ -1,0 +1,122 @@
+"""Quick looks at the images themselves: direction of the axis, shifts, wedge.
+
+These are estimates for a reader's eye; nothing of them enters a reconstruction.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+_LARGEST_SIDE = 256
+_AXIS_STEP_DEG = 2.0
+
+
+def axis_angle(tilts: np.ndarray) -> tuple[float, float]:
+    """Direction of the tilt axis in aligned images, from the images alone.
+
+    Along the axis a tilt series repeats itself: the sum across a line at a right angle
+    to the axis hardly depends on the tilt.  So the images are summed across every
+    direction, and the profile that changes least between neighbouring tilts lies along
+    the axis (common line; Radermacher, J. Electron Microsc. Tech. 9 (1988) 359).
+
+    Args:
+      tilts: [n_tilts, y, x].
+
+    Returns:
+      Degrees from +y towards -x, in (-90, 90], and how much less it changes than in the
+      median direction, 1 for not at all.
+    """
+    small = _small(tilts)
+    small = small - small.mean(axis=(1, 2), keepdims=True)
+    directions = np.arange(-90.0, 90.0, _AXIS_STEP_DEG)
+    change = np.array([_change(small, angle) for angle in directions])
+    best = int(np.argmin(change))
+    found = float(directions[best])
+    contrast = float(change[best] / max(np.median(change), 1e-30))
+    return (90.0 if found == -90.0 else found), contrast
+
+
+def _change(tilts: np.ndarray, psi_deg: float) -> float:
+    """Change of the profiles along an axis at psi between neighbours, of unit power."""
+    count, height, width = tilts.shape
+    y, x = np.indices((height, width), dtype=np.float64)
+    y, x = y - (height - 1) / 2, x - (width - 1) / 2
+    psi = np.deg2rad(psi_deg)
+    along = -np.sin(psi) * x + np.cos(psi) * y
+    radius = min(height, width) / 2 - 1
+    inside = x * x + y * y <= radius * radius
+    bins = np.rint(along[inside] + radius).astype(np.int64)
+    size = int(bins.max()) + 1
+    weight = np.maximum(np.bincount(bins, minlength=size), 1)
+    profiles = np.stack(
+        [np.bincount(bins, t[inside], minlength=size) / weight for t in tilts]
+    )
+    power = np.mean(np.var(profiles, axis=1))
+    return float(np.mean(np.diff(profiles, axis=0) ** 2) / max(power, 1e-30))
+
+
+def neighbour_shifts(tilts: np.ndarray) -> np.ndarray:
+    """Shift (x, y) of every tilt against the one before it, pixels, [n - 1, 2].
+
+    The largest peak of the phase correlation of windowed images.
+    """
+    small = _small(tilts)
+    scale = tilts.shape[2] / small.shape[2]
+    _, height, width = small.shape
+    window = np.hanning(height)[:, None] * np.hanning(width)[None]
+    spectra = np.fft.fft2((small - small.mean(axis=(1, 2), keepdims=True)) * window)
+    found = []
+    for before, after in zip(spectra[:-1], spectra[1:], strict=True):
+        cross = after * np.conj(before)
+        peak = np.fft.ifft2(cross / np.maximum(np.abs(cross), 1e-30)).real
+        peak = ndimage.gaussian_filter(peak, 1.0, mode="wrap")
+        row, column = np.unravel_index(int(np.argmax(peak)), peak.shape)
+        found.append(
+            (
+                (column + width // 2) % width - width // 2,
+                (row + height // 2) % height - height // 2,
+            )
+        )
+    return np.asarray(found, np.float64).reshape(-1, 2) * scale
+
+
+def axis_line(tilts: np.ndarray, angles_deg: np.ndarray) -> str:
+    """A line about the axis that the images themselves suggest."""
+    if len(tilts) < 3:
+        return "too few tilts to see their axis"
+    found, contrast = axis_angle(tilts)
+    range_deg = float(np.ptp(angles_deg))
+    if contrast > 0.7:
+        return f"not visible in the images over {range_deg:g} degrees"
+    verdict = "as assumed" if abs(found) <= 10 else "NOT along y as assumed"
+    return f"{found:g} degrees from y by the images, {verdict}"
+
+
+def shift_line(tilts: np.ndarray) -> str:
+    """A line about the shifts between neighbouring tilts."""
+    if len(tilts) < 2:
+        return "one tilt"
+    lengths = np.hypot(*neighbour_shifts(tilts).T)
+    return (
+        f"{np.median(lengths):.1f} pixels between neighbouring tilts in the median, "
+        f"{lengths.max():.1f} at most"
+    )
+
+
+def wedge(low_deg: float, high_deg: float) -> str:
+    """The measured directions as 18 characters of 10 degrees from -90 to 90."""
+    centres = np.arange(-85, 90, 10)
+    measured = (centres >= low_deg - 5) & (centres <= high_deg + 5)
+    return "[" + "".join("#" if m else "." for m in measured) + "]"
+
+
+def _small(tilts: np.ndarray) -> np.ndarray:
+    """Blocks of pixels averaged to at most `_LARGEST_SIDE` a side, float64."""
+    step = max(1, -(-max(tilts.shape[1:]) // _LARGEST_SIDE))
+    count, height, width = tilts.shape
+    rows, columns = height // step, width // step
+    if step == 1:
+        return tilts.astype(np.float64)
+    cut = tilts[:, : rows * step, : columns * step]
+    return cut.reshape(count, rows, step, columns, step).mean(
+        axis=(2, 4), dtype=np.float64
+    )
