@@ -20,14 +20,13 @@ import safetensors
 import safetensors.numpy
 
 from temdiff_jax.condition import ResidualScale
-from temdiff_jax.io import write
-from temdiff_jax.model import NUM_FEATURES, Network, NetworkConfig, make_network
+from temdiff_jax.io import gate, write
+from temdiff_jax.model import Network, NetworkConfig, make_network
+from temdiff_jax.priors import card as card_file
+from temdiff_jax.priors.card import FORMAT_VERSION
 from temdiff_jax.projector.quadratic import Metric
 from temdiff_jax.types import InputError
 
-# Scalars that the first priors were told.
-FEWEST_FEATURES = 4
-FORMAT_VERSION = 1
 MAX_BYTES = 4 * 2**30
 
 
@@ -108,8 +107,8 @@ def range_verdict(prior: Prior, angles_deg: np.ndarray) -> str:
 @functools.lru_cache(maxsize=4)
 def _load(path: Path, pinned: str | None, modified: int) -> Prior:
     del modified  # part of the cache key: a file that changed is read again
-    card = _read_card(path.with_suffix(".json"))
-    size = path.stat().st_size
+    card = card_file.read_card(path.with_suffix(".json"))
+    path, size = gate.regular_file(path)
     if size > MAX_BYTES:
         raise InputError(
             f"prior: expected weights of at most {MAX_BYTES} bytes, got {size} in "
@@ -123,61 +122,20 @@ def _load(path: Path, pinned: str | None, modified: int) -> Prior:
             f"prior: expected sha256 {expected} for {path.name}, got {digest}; the "
             "file is damaged or not the one of this card: fetch it again"
         )
-    try:
+    with gate.reading(f"prior: {path.name}", "safetensors weights"):
         tensors = safetensors.numpy.load(data)
-    except safetensors.SafetensorError as error:
-        raise InputError(
-            f"prior: expected safetensors weights in {path.name}, got {error}; fetch "
-            "the file again"
-        ) from error
-    try:
+    with gate.reading(f"prior: card of {path.name}", "a network that can be built"):
         config, scale = _network_config(card), _residual_scale(card)
         metrics = [_metric(card[f"metric_{use}"]) for use in ("mean", "sample")]
         network = make_network(config)
         abstract = jax.eval_shape(network.init, jax.random.key(0))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"prior: expected a network, a scale and metrics in the card of "
-            f"{path.name}, got {str(error).splitlines()[0]}; fetch the file again"
-        ) from error
     params = _unflatten(tensors, abstract, path.name)
     return Prior(network, params, scale, metrics[0], metrics[1], card, digest)
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"prior: expected the card {path.name} beside the weights, found none; "
-            "keep the two files together"
-        ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"prior: expected a JSON card in {path.name}, got unreadable text; fetch "
-            "the file again"
-        ) from error
-    version = card.get("format_version") if isinstance(card, dict) else None
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"prior: expected format version {FORMAT_VERSION}, got {version} in "
-            f"{path.name}; use the release of temdiff_jax that wrote it"
-        )
-    required = {"network", "residual_scale", "metric_mean", "metric_sample"}
-    missing = required - card.keys()
-    if missing:
-        raise InputError(
-            f"prior: expected the fields {sorted(required)} in {path.name}, missing "
-            f"{sorted(missing)}; fetch the file again"
-        )
-    return card
 
 
 def _residual_scale(card: dict[str, Any]) -> ResidualScale:
     scale = card["residual_scale"]
     slopes = jnp.asarray(scale["slopes"], jnp.float32)
-    if slopes.shape not in ((FEWEST_FEATURES,), (NUM_FEATURES,)):
-        raise ValueError(f"residual_scale with {slopes.size} slopes")
     return ResidualScale(jnp.float32(scale["intercept"]), slopes)
 
 
@@ -207,6 +165,15 @@ def _unflatten(tensors: dict[str, np.ndarray], abstract: dict, name: str) -> dic
             raise InputError(
                 f"prior: tensor {key} of {name}: expected shape {want}, got {got}; "
                 "weights and card do not belong together"
+            )
+    for key in expected:
+        # A type without a meaning here, such as text, is not finite either.
+        if tensors[key].dtype.kind != "f" or not np.isfinite(tensors[key]).all():
+            raise gate.bad_input(
+                f"prior: tensor {key} of {name}",
+                "finite floats",
+                f"{tensors[key].dtype} with NaN or Inf, or no floats",
+                "fetch the file again",
             )
     leaves = [jnp.asarray(tensors[key], jnp.float32) for key in expected]
     return jax.tree_util.tree_unflatten(tree, leaves)
