@@ -10,6 +10,7 @@ SAME_VOXEL = 1e-3
 _SAME_ANGLE_DEG = 0.05
 _AXIS_TOLERANCE_DEG = 10.0
 _UNKNOWN_PIXELS = (0.0, 1.0)  # what programs write that do not know
+_LARGEST_BINNING = 64
 _FEW_TILTS = 5
 _SINOGRAM_RATIO = 5.0
 
@@ -53,7 +54,7 @@ def pixel_size(
     if own in _UNKNOWN_PIXELS:
         return side, [f"{both}; took {side:g}, since programs write {own:g} for none"]
     factor = own / side
-    if factor > 1.5 and abs(factor - round(factor)) < 0.02:
+    if 1.5 < factor < _LARGEST_BINNING and abs(factor - round(factor)) < 0.02:
         return own, [
             f"{both}; took {own:g}: the stack was binned by {round(factor)} after it"
         ]

@@ -23,6 +23,8 @@ AnglesSource = str | os.PathLike[str] | Sequence[float] | np.ndarray | None
 
 # An even thickness where none is known: packages agree on its centre.
 _ANY_THICKNESS = 2
+# Pixels longer than wide by more are no pixels but a damaged header.
+_LARGEST_ASPECT = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +120,13 @@ def load_tilt_series(
     """
     chosen = Selection(**selection)  # type: ignore[arg-type]
     path = pathlib.Path(path)
-    found = projects.find(path, need_angles=angles is None)
+    with gate.reading(path, "a tilt series"):
+        found = projects.find(path, need_angles=angles is None)
     if alignment is not None and angles is None and _is_aln(alignment):
         angles = alignment
-    image = _square(_read(found, max_input_gb))
+    image = _read(found, max_input_gb)
+    if chosen.voxel_size_angstrom is None:
+        image = _square(image)
     found = _with_angles(found, image, angles, chosen)
     if alignment is not None:
         found = _with_alignment(found, pathlib.Path(alignment))
@@ -310,6 +315,13 @@ def _square(image: formats.Image) -> formats.Image:
         return image
     z, y, x = size
     fine = min(y, x)
+    if max(y, x) > _LARGEST_ASPECT * fine:
+        raise gate.bad_input(
+            image.path,
+            "pixels that are nearly square",
+            f"{x:g} x {y:g} Angstrom (x, y)",
+            "the header is wrong; give the pixel size (--voxel-size)",
+        )
     count, height, width = image.data.shape
     shape = (max(round(height * y / fine), 1), max(round(width * x / fine), 1))
     # aligned(q) = raw(M q): positions from the centres, in pixels of each grid.

@@ -28,6 +28,7 @@ from temdiff_jax.projector.quadratic import Metric
 from temdiff_jax.types import InputError
 
 MAX_BYTES = 4 * 2**30
+MAX_HEADER_BYTES = 2**25
 
 
 class Prior(NamedTuple):
@@ -89,8 +90,7 @@ def load_prior(name: str | Path = "default") -> Prior:
             f"prior: expected one of {sorted(registry)} or a .safetensors file, got "
             f"{str(name)!r}; see `temdiff priors list`"
         )
-    if not path.is_file():
-        raise InputError(f"prior: expected the file {path}, found none; check the path")
+    gate.regular_file(path)
     return _load(path, None, path.stat().st_mtime_ns)
 
 
@@ -123,6 +123,7 @@ def _load(path: Path, pinned: str | None, modified: int) -> Prior:
             "file is damaged or not the one of this card: fetch it again"
         )
     with gate.reading(f"prior: {path.name}", "safetensors weights"):
+        _refuse_repeats(data)
         tensors = safetensors.numpy.load(data)
     with gate.reading(f"prior: card of {path.name}", "a network that can be built"):
         config, scale = _network_config(card), _residual_scale(card)
@@ -131,6 +132,19 @@ def _load(path: Path, pinned: str | None, modified: int) -> Prior:
         abstract = jax.eval_shape(network.init, jax.random.key(0))
     params = _unflatten(tensors, abstract, path.name)
     return Prior(network, params, scale, metrics[0], metrics[1], card, digest)
+
+
+def _refuse_repeats(data: bytes) -> None:
+    """Refuses a header with a tensor twice: readers differ in which of them counts."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise ValueError("a tensor stands twice in the header")
+        return dict(pairs)
+
+    length = int.from_bytes(data[:8], "little")
+    if length <= MAX_HEADER_BYTES:
+        json.loads(data[8 : 8 + length], object_pairs_hook=unique)
 
 
 def _residual_scale(card: dict[str, Any]) -> ResidualScale:

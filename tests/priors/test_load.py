@@ -170,7 +170,7 @@ def test_unknown_name_lists_the_known_ones(monkeypatch):
 
 
 def test_path_without_a_file_is_refused(tmp_path):
-    assert "found none" in refusal(tmp_path / "none.safetensors")
+    assert "an existing file" in refusal(tmp_path / "none.safetensors")
 
 
 def test_every_registered_prior_is_shipped_and_loads():

@@ -192,7 +192,8 @@ def inverted(
     Raises:
       InputError: a matrix that squeezes the image to a line.
     """
-    determinants = np.linalg.det(matrices)
+    with np.errstate(all="ignore"):
+        determinants = np.linalg.det(matrices)
     if not np.isfinite(determinants).all() or np.abs(determinants).min() < 1e-3:
         bad = int(np.argmin(np.abs(np.nan_to_num(determinants))))
         raise gate.bad_input(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import pathlib
 
 from temdiff_jax.io import formats, gate, text
@@ -30,7 +31,7 @@ def find(path: pathlib.Path, *, need_angles: bool = True) -> Found:
     Raises:
       InputError: nothing that is a tilt series, or several.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return _folder(path, need_angles=need_angles)
     suffix = path.suffix.lower()
     special = {

@@ -18,6 +18,13 @@ from temdiff_jax.io.alignment import record as alignments
 from temdiff_jax.projector import project_moving
 from temdiff_jax.projector.alignment import motion_from_degrees
 from temdiff_jax.types import InputError
+from tests.io.formulas import (
+    aretomo_pixels,
+    imod_pixels,
+    relion_pixels,
+    turn,
+    warp_pixels,
+)
 
 ANGLES = np.array([-58.0, -21.0, 3.5, 40.0])
 TURNS = np.array([86.0, 84.5, -3.0, 175.0])
@@ -37,105 +44,6 @@ def voxels(shape):
     """Some indices (x, y, z) inside a volume [z, y, x]."""
     rng = np.random.default_rng(1)
     return rng.uniform(0, np.asarray(shape)[::-1] - 1, (7, 3))
-
-
-def turn(axis, degrees):
-    """Right-handed 4 x 4 rotation about x, y or z."""
-    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
-    matrix = np.eye(4)
-    matrix[i, i] = matrix[j, j] = c
-    matrix[i, j], matrix[j, i] = -s, s
-    return matrix
-
-
-def move(*by):
-    matrix = np.eye(4)
-    matrix[:3, 3] = by
-    return matrix
-
-
-def imod_pixels(record, shape, image, points):
-    """tilt.f90 (1-based, rows run to -z), then the inverse of the .xf."""
-    thick, _, width = shape
-    height, columns = image
-    column = points[:, 0] + 1
-    slice_number = points[:, 1] + 1
-    row = thick - points[:, 2]
-    xcen_in, center_slice = columns / 2.0 + 0.5, height / 2.0 + 0.5
-    xcen_out = width // 2 + 0.5 + record.offset_px + record.shift_px[0]
-    ycen_out = thick // 2 + 0.5 + record.shift_px[1]
-    xx, yy, zz = column - xcen_out, slice_number - center_slice, row - ycen_out
-    out = []
-    x_tilts = np.zeros(COUNT) if record.x_tilts_deg is None else record.x_tilts_deg
-    for view in range(COUNT):
-        beta = np.deg2rad(record.angles_deg[view] + record.offset_deg)
-        alpha = np.deg2rad(x_tilts[view] - record.x_axis_tilt_deg)
-        cos_b, sin_b = np.cos(beta), -np.sin(beta)
-        cos_a, sin_a = np.cos(alpha), -np.sin(alpha)
-        xp = xx * cos_b + yy * sin_a * sin_b + zz * cos_a * sin_b
-        xp = xp + xcen_in + record.offset_px
-        yp = yy * cos_a - zz * sin_a + center_slice
-        aligned = np.stack([xp - xcen_in, yp - center_slice])
-        d = np.asarray(record.shifts_px)[view][:, None]
-        raw = np.linalg.solve(np.asarray(record.matrices)[view], aligned - d)
-        out.append(raw.T + (np.asarray(image)[::-1] - 1) / 2)
-    return np.stack(out)
-
-
-def aretomo_pixels(record, shape, image, points, center):
-    """GBackProj.cu, then GCorrPatchShift.cu; or CSaveXF.cpp and (n - 1) / 2."""
-    sides = np.asarray(image)[::-1]
-    depth, _, width = shape
-    fx, fz = points[:, 0] + 0.5 - width * 0.5, points[:, 2] + 0.5 - depth * 0.5
-    out = []
-    for view in range(COUNT):
-        theta = np.deg2rad(record.tilts_deg[view])
-        aligned = fx * np.cos(theta) + fz * np.sin(theta) + sides[0] / 2.0
-        if center == "imod":
-            aligned = aligned - 0.5
-        xy = np.stack([aligned, points[:, 1]], axis=1) + 0.5 - sides * 0.5
-        xy = xy @ turn("z", record.rotations_deg[view])[:2, :2].T
-        raw = xy + np.asarray(record.shifts_px)[view] + sides * 0.5
-        out.append(raw if center == "aretomo3" else raw - 0.5)
-    return np.stack(out)
-
-
-def relion_pixels(record, shape, image, points):
-    """getProjectMatrices: S(centre) S(shift) Rz Ry Rx S(-centre), whole centres."""
-    centre = [n // 2 for n in reversed(shape)]
-    sides = [n // 2 for n in reversed(image)]
-    homogeneous = np.column_stack([points, np.ones(len(points))])
-    out = []
-    for view in range(COUNT):
-        shift = np.asarray(record.shifts_angstrom)[view] / PIXEL
-        matrix = (
-            move(*sides, 0)
-            @ move(*shift, 0)
-            @ turn("z", record.z_rotations_deg[view])
-            @ turn("y", record.y_tilts_deg[view])
-            @ turn("x", record.x_tilts_deg[view])
-            @ move(*(-n for n in centre))
-        )
-        out.append((homogeneous @ matrix.T)[:, :2])
-    return np.stack(out)
-
-
-def warp_pixels(record, shape, image, points):
-    """GetPositionInAllTilts with Matrix3.Euler(0, tilt, psi) and RotateX, in A."""
-    coords = points * PIXEL - np.asarray(shape)[::-1] * PIXEL / 2
-    out = []
-    for view in range(COUNT):
-        tilt = np.deg2rad(record.angles_deg[view] + record.level_y_deg)
-        psi = np.deg2rad(-record.axis_angles_deg[view])
-        cb, sb, cg, sg = np.cos(tilt), np.sin(tilt), np.cos(psi), np.sin(psi)
-        euler = np.array([[cg * cb, sg, -cg * sb], [-sg * cb, cg, sg * sb]])
-        level = np.deg2rad(record.level_x_deg)
-        c, s = np.cos(level), np.sin(level)
-        rotate_x = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-        at = coords @ (euler @ rotate_x).T + record.axis_offsets_angstrom[view]
-        out.append(at / PIXEL + np.asarray(image)[::-1] / 2)
-    return np.stack(out)
 
 
 def imod_record():
@@ -167,9 +75,9 @@ def both(package, shape, image):
         found = packages.from_relion(
             RELION, pixel_size_angstrom=PIXEL, image_shape=image, volume_shape=shape
         )
-        return found, relion_pixels(RELION, shape, image, points)
+        return found, relion_pixels(RELION, shape, image, points, PIXEL)
     found = packages.from_warp(WARP, pixel_size_angstrom=PIXEL)
-    return found, warp_pixels(WARP, shape, image, points)
+    return found, warp_pixels(WARP, shape, image, points, PIXEL)
 
 
 def pixels(alignment, shape, image):
@@ -225,11 +133,11 @@ def test_there_and_back_shows_every_voxel_at_its_place(package, shape, image):
         }
         there = packages.to_relion(start, **units)
         back = packages.from_relion(there, **units)
-        at = relion_pixels(there, shape, image, voxels(shape))
+        at = relion_pixels(there, shape, image, voxels(shape), PIXEL)
     else:
         there = packages.to_warp(start, pixel_size_angstrom=PIXEL)
         back = packages.from_warp(there, pixel_size_angstrom=PIXEL)
-        at = warp_pixels(there, shape, image, voxels(shape))
+        at = warp_pixels(there, shape, image, voxels(shape), PIXEL)
     expected = pixels(start, shape, image)
     np.testing.assert_allclose(at, expected, atol=1e-10)
     np.testing.assert_allclose(pixels(back, shape, image), expected, atol=1e-10)
@@ -348,10 +256,10 @@ def test_the_projector_sees_a_ball_where_the_package_draws_it(package, drawn):
         found = packages.from_relion(
             record, pixel_size_angstrom=PIXEL, image_shape=image, volume_shape=shape
         )
-        expected = relion_pixels(record, shape, image, points)
+        expected = relion_pixels(record, shape, image, points, PIXEL)
     elif package == "warp":
         found = packages.from_warp(record, pixel_size_angstrom=PIXEL)
-        expected = warp_pixels(record, shape, image, points)
+        expected = warp_pixels(record, shape, image, points, PIXEL)
     else:
         center = "aretomo3" if package == "aretomo3" else "imod"
         found = packages.from_aretomo(record, center=center)
