@@ -14,7 +14,7 @@ PEERS := $(patsubst third_party/peers/%/requirements.txt,%,\
 BENCHMARKS := $(patsubst launch/%.py,launch.%,$(wildcard launch/benchmark*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: demo test slow lint format types bench peers clean
+.PHONY: demo test slow lint format types bench tables peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/temdiff demo --out demo_output
@@ -43,6 +43,13 @@ types: $(VENV)/.installed-test
 bench: $(VENV)/.installed
 	set -e; for program in $(BENCHMARKS); do \
 	  $(BIN)/python -m $$program $(BENCH_ARGS); done
+
+# The published tables from their rows, which are kept compressed; nothing is computed.
+tables: $(VENV)/.installed
+	xz --decompress --keep --force releases/tables/rows_*.jsonl.xz
+	set -e; for table in $(notdir $(basename $(wildcard releases/tables/t*.md))); do \
+	  $(BIN)/python -m launch.evaluate --config=configs/tables/$$table.py \
+	    --out=releases/tables --rebuild; done
 
 # Other projects' projectors, for comparison in the benchmark.  Each pins its own
 # versions, so each has its own environment.
