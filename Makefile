@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope $(PYTEST_ARGS)
 
-# The tests that `make test` leaves out, because each takes more than about two seconds.
+# The tests marked slow, which `make test` leaves out.
 # pytest exits with 5 where PYTEST_ARGS select none of them.
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses auto -m slow $(PYTEST_ARGS) || test $$? -eq 5

@@ -33,6 +33,7 @@ def tilts(geometry):
     return clean + 0.3 * jax.random.normal(key_noise, clean.shape)
 
 
+@pytest.mark.slow
 def test_prepared_parts_have_the_promised_shapes(geometry, tilts):
     ready = prepare(tilts, geometry, SETTINGS)
     assert ready.tilts.shape == geometry.tilts_shape
@@ -46,6 +47,7 @@ def test_prepared_parts_have_the_promised_shapes(geometry, tilts):
         assert np.all(np.isfinite(leaf))
 
 
+@pytest.mark.slow
 def test_level_is_the_spread_over_the_field_of_view(geometry, tilts):
     ready = prepare(tilts, geometry, SETTINGS)
     inside = np.asarray(ready.tikhonov)[:, 3:17]
@@ -120,6 +122,7 @@ def test_features_of_one_tilt_are_finite():
     assert np.all(np.isfinite(values))
 
 
+@pytest.mark.slow
 def test_prepare_agrees_with_its_parts(geometry, tilts):
     ready = prepare(tilts, geometry, SETTINGS)
     scaling = noise.estimate_scaling(tilts, geometry)
@@ -160,6 +163,7 @@ GEOMETRY = TiltGeometry.from_degrees([-8, -4, 0, 4, 8], thickness=9, width=24, h
 EVERY = jnp.ones((5, 1, 1))
 
 
+@pytest.mark.slow
 def test_moments_of_tilts_that_agree_are_their_value_without_slope_or_spread():
     rng = np.random.default_rng(0)
     rows = jnp.asarray(rng.normal(size=6), jnp.float32)
@@ -172,6 +176,7 @@ def test_moments_of_tilts_that_agree_are_their_value_without_slope_or_spread():
     np.testing.assert_allclose(deviation[inside], 0.0, atol=3e-3)
 
 
+@pytest.mark.slow
 def test_tilts_of_a_bead_agree_at_its_depth():
     geometry = TiltGeometry.from_degrees(
         [-40, -20, 0, 20, 40], thickness=17, width=40, height=6

@@ -36,6 +36,7 @@ def test_as_many_steps_as_distinct_eigenvalues_suffice(x64):
     assert info.relative_residual[3] < 1e-12
 
 
+@pytest.mark.slow
 def test_the_error_in_the_energy_norm_falls_with_every_step(x64):
     matrix = positive_matrix(20, condition=1e3)
     rhs = np.random.default_rng(4).standard_normal(20)
@@ -99,6 +100,7 @@ def test_unknowns_may_have_any_shape(shape):
     np.testing.assert_allclose(x, 1 / scale, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_vmap_equals_a_loop(x64):
     matrix = jnp.asarray(positive_matrix(7, condition=50.0))
     rhs = jnp.asarray(np.random.default_rng(8).standard_normal((3, 7)))

@@ -38,6 +38,7 @@ def smooth_images(count=3, shape=(60, 50)):
     return 5 * np.stack(waves)
 
 
+@pytest.mark.slow
 def test_noise_on_smooth_images_is_found_within_ten_percent():
     images = smooth_images()
     sigma = np.array([0.05, 0.4, 3.0])
@@ -60,6 +61,7 @@ def test_noise_of_a_plane_is_zero():
     np.testing.assert_allclose(estimate, 0.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mean_is_that_of_a_uniform_slab(geometry):
     tilts = jnp.broadcast_to(2.5 * ray_lengths(geometry), geometry.tilts_shape)
     scaling = noise.estimate_scaling(tilts, geometry)
@@ -76,6 +78,7 @@ def test_empty_tilts_do_not_divide_by_zero(geometry):
     assert np.all(np.isfinite(weight))
 
 
+@pytest.mark.slow
 def test_contrast_of_a_random_medium_is_about_its_standard_deviation():
     """Correlation over the assumed length: cubes of that many voxels."""
     rng = np.random.default_rng(3)
@@ -130,6 +133,7 @@ def test_precision_is_bounded_for_noiseless_tilts():
     assert np.all(weight[:, 0, 0] <= bound * (1 + 1e-5))
 
 
+@pytest.mark.slow
 def test_chi2_of_pure_noise_is_about_one():
     geometry = TiltGeometry.from_degrees(
         [-10.0, 0.0, 25.0], thickness=4, width=80, height=60

@@ -56,6 +56,7 @@ def test_identity_in_windows_is_the_identity():
     np.testing.assert_allclose(windowed(lambda a: a, [x]), x, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_noise_keeps_its_deviation_in_the_overlaps():
     x = noise((1, 4, 64, 64))
     blended = windowed(lambda a: a, [x], window=16)

@@ -51,6 +51,7 @@ def test_the_call_shape_is_shared(method):
     assert all(option.default is not option.empty for option in options)
 
 
+@pytest.mark.slow
 @every_method
 def test_shape_dtype_and_thickness(method, tilts):
     # Thickness None is the detector's width.

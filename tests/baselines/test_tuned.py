@@ -60,6 +60,7 @@ def test_the_row_of_the_nearest_half_range(angles, expected):
     assert _door.tuned_row(table, angles) == (expected,)
 
 
+@pytest.mark.slow
 def test_none_takes_the_tuned_options(noisy):
     series = (noisy.tilts, noisy.angles)
     assert _door.half_range_deg(noisy.angles) == 20.0

@@ -56,6 +56,7 @@ def test_denoiser_conditions_on_the_noisy_volume(x64):
     np.testing.assert_allclose(gaussian.denoiser(law)(jnp.asarray(x), 0.7), expected)
 
 
+@pytest.mark.slow
 def test_flow_solves_the_probability_flow_equation(x64):
     law = gaussian.make_problem(6, 2, seed=4).prior
     x = 3.0 * jax.random.normal(jax.random.key(1), (2, 6), jnp.float64)
@@ -90,6 +91,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_solvers_with_the_exact_conditional_denoiser_draw_from_the_posterior(name, x64):
     problem = gaussian.make_problem(condition=10.0, seed=6)
@@ -105,6 +107,7 @@ def test_solvers_with_the_exact_conditional_denoiser_draw_from_the_posterior(nam
     assert np.all((found.variance_ratio > 0.8) & (found.variance_ratio < 1.25))
 
 
+@pytest.mark.slow
 def test_a_score_sees_a_sampler_that_ignores_the_data(x64):
     problem = gaussian.make_problem(condition=10.0, seed=6)
     sigmas = schedule.karras(30)

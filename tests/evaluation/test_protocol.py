@@ -149,6 +149,7 @@ def test_seeds_differ_by_volume_and_case_and_nothing_else():
     assert protocol.seed_for(0, "a", "10/1") == 880678838
 
 
+@pytest.mark.slow
 def test_evaluate_scores_every_estimate_of_every_case():
     bench, seen = Bench(), []
     rows = bench.run(on_row=seen.append)
@@ -195,6 +196,7 @@ def test_spread_of_an_estimate_is_scored_in_units_of_the_truth():
     assert quantities.value(one, "tau", "matched") is None
 
 
+@pytest.mark.slow
 def test_finished_file_runs_nothing_again(tmp_path):
     path = tmp_path / "deep" / "rows.jsonl"
     first = Bench().run(results_path=path)
@@ -205,6 +207,7 @@ def test_finished_file_runs_nothing_again(tmp_path):
     assert results.read_rows(path) == first
 
 
+@pytest.mark.slow
 def test_interrupted_file_continues_where_it_stopped(tmp_path):
     path = tmp_path / "rows.jsonl"
     expected = Bench().run(results_path=path)
@@ -274,6 +277,7 @@ def test_rows_before_a_crash_are_kept(tmp_path):
     assert [row["method"] for row in results.read_rows(path)] == ["flat"]
 
 
+@pytest.mark.slow
 def test_file_of_another_evaluation_is_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
     Bench().run(results_path=path)
@@ -303,6 +307,7 @@ def test_diverged_result_is_a_failed_row(tmp_path):
     assert all("raw" not in row for row in flat)
 
 
+@pytest.mark.slow
 def test_numbers_that_do_not_exist_are_null_in_strict_json(tmp_path):
     path = tmp_path / "rows.jsonl"
     bench = Bench()

@@ -142,6 +142,7 @@ CASE = timing.Case((10, 6, 11), 3, 50.0)
 EFFORT = timing.Effort(rounds=2, seconds=0.02, limit_s=20.0)
 
 
+@pytest.mark.slow
 def test_a_case_is_timed_checked_and_compared(make_peer, short_loops):
     suite = timing.Suite({"splat": make_peer()}, EFFORT)
     ours, theirs = suite.run(CASE)
@@ -157,6 +158,7 @@ def test_a_case_is_timed_checked_and_compared(make_peer, short_loops):
     assert 0 < suite.predicted_s("splat", CASE) < 1
 
 
+@pytest.mark.slow
 def test_what_would_take_too_long_is_not_run(make_peer, short_loops):
     suite = timing.Suite({"splat": make_peer()}, EFFORT)
     slow = {"projector": "splat", "samples": {"forward": [[4e3]], "adjoint": [[2e3]]}}

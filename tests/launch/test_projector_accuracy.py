@@ -66,6 +66,7 @@ def cells_of(row):
     return [float(cell) for cell in row[2:]]
 
 
+@pytest.mark.slow
 def test_smooth_bodies_gain_two_orders_and_sharp_ones_one():
     bodies = accuracy.own_bodies()
     gaussian = cells_of(accuracy.order_row("g", [bodies["gaussian"]], [24, 48]))
@@ -76,6 +77,7 @@ def test_smooth_bodies_gain_two_orders_and_sharp_ones_one():
     assert gaussian[5] > ball[5]
 
 
+@pytest.mark.slow
 def test_errors_of_groups_add_up_in_squares():
     bodies = accuracy.own_bodies()["cone"]
     apart = np.array([accuracy.errors_at([body], 24) for body in bodies])
@@ -106,6 +108,7 @@ def test_volumes_for_peers_have_odd_extents_and_known_tilts():
             assert np.linalg.norm(ours - exact) < 0.01 * np.linalg.norm(exact)
 
 
+@pytest.mark.slow
 def test_tables_without_peers(tmp_path):
     given = types.SimpleNamespace(
         parts=["orders", "peers"],

@@ -60,6 +60,7 @@ def test_in_a_slab_only_rays_that_stay_inside_count(real_data_figures):
     assert inside[3].all() and inside[0].sum() == 24
 
 
+@pytest.mark.slow
 def test_chi2_is_small_for_the_truth_and_large_for_another(real_data_figures):
     generator = np.random.default_rng(0)
     volume = rod(8, 8)

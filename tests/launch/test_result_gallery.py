@@ -63,6 +63,7 @@ def simulator(monkeypatch, untilted):
     monkeypatch.setattr(result_gallery.runner, "make_simulate", untilted)
 
 
+@pytest.mark.slow
 def test_pictures_are_those_of_the_rows(folder, tmp_path, simulator, capsys):
     result_gallery.run(given(folder, tmp_path))
     printed = capsys.readouterr().out

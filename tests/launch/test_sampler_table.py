@@ -22,6 +22,7 @@ def problem():
     return gaussian.make_problem(4, 2, noise_std=0.1, condition=1.0, seed=0)
 
 
+@pytest.mark.slow
 def test_rows_state_their_solver_and_its_calls(sampler_table, problem):
     rows = sampler_table.exact_rows(problem)
     exact = [name for name in rows if name.startswith("exact guess, ")]
@@ -37,6 +38,7 @@ def test_rows_state_their_solver_and_its_calls(sampler_table, problem):
         assert len(rows[name](denoise, data).sigmas) == len(levels)
 
 
+@pytest.mark.slow
 def test_second_order_solver_with_an_exact_guess_samples_the_posterior(
     sampler_table, problem
 ):

@@ -33,12 +33,14 @@ def make_prior():
     return Prior(NETWORK, params, UNIT, None, None, {"name": "fresh"}, "0" * 64)
 
 
+@pytest.mark.slow
 def test_a_network_that_answers_zero_gains_nothing(score_priors):
     batches = [make_batch(seed, 1.0 + seed) for seed in range(4)]
     found = score_priors.gains(make_prior(), batches, 2)
     np.testing.assert_allclose(found, [0.0, 0.0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_noisy_residuals_are_shrunk_as_white_ones_are(score_priors):
     """Errors of unit variance: the skip connection alone is the best linear guess."""
     batches = [make_batch(seed, 1.0) for seed in range(16)]

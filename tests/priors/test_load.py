@@ -171,6 +171,7 @@ def test_path_without_a_file_is_refused(tmp_path):
     assert "found none" in refusal(tmp_path / "none.safetensors")
 
 
+@pytest.mark.slow
 def test_every_registered_prior_is_shipped_and_loads():
     for name in prior_names():
         prior = load_prior(name)

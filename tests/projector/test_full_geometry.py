@@ -105,6 +105,7 @@ def about_x():
     return TiltGeometry(angles, (SHAPE[0], SHAPE[2], SHAPE[1]), SHAPE[2])
 
 
+@pytest.mark.slow
 def test_every_combination_about_one_axis():
     volume, image = ball(), jax.jit(project_moving)
     for names in SUBSETS:
@@ -115,6 +116,7 @@ def test_every_combination_about_one_axis():
     assert len(SUBSETS) == 64
 
 
+@pytest.mark.slow
 def test_every_combination_about_two_axes():
     volume, image = ball(), jax.jit(dual.project_dual_moving)
     for names in SUBSETS:
@@ -131,6 +133,7 @@ def test_every_combination_about_two_axes():
         )
 
 
+@pytest.mark.slow
 def test_pixels_of_another_width_behind_every_motion():
     ratio, shape = 1.43, (36, 37)
     volume = ball()
@@ -165,6 +168,7 @@ def test_a_slab_that_goes_on_beside_the_detector(margin):
         assert np.abs((np.arange(46) - 22.5)[tilted > 0] - at).max() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_repeated_tilts_are_tilts():
     """A tilt given twice is seen twice and counts twice."""

@@ -96,6 +96,7 @@ def test_program_is_exported_for_a_platform(name, platform):
     assert "custom_call" not in text
 
 
+@pytest.mark.slow
 def test_an_exported_program_gives_the_same_numbers():
     """One program for any number of rows."""
     (rows,) = export.symbolic_shape("rows")

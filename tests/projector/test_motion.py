@@ -68,6 +68,7 @@ def mismatch(geometry, motion, dtype, border=0):
     return abs(forward - backward) / scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["one tilt", "upright", "every kind", "narrow detector", "one voxel", "thick"],
@@ -78,6 +79,7 @@ def test_dot_product_in_float64(named, name, x64):
     assert mismatch(geometry, motion, jnp.float64) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one tilt", "odd and even"])
 @pytest.mark.parametrize("x_tilt", [False, True])
 def test_dot_product_in_float32(named, name, x_tilt):
@@ -86,6 +88,7 @@ def test_dot_product_in_float32(named, name, x_tilt):
     assert mismatch(geometry, motion, jnp.float32) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("border", "x_tilt"), [(1, True), (4, False)])
 def test_dot_product_with_a_border(named, border, x_tilt, x64):
     geometry = named("narrow detector", jnp.float64, traced_steep=True)
@@ -93,6 +96,7 @@ def test_dot_product_with_a_border(named, border, x_tilt, x64):
     assert mismatch(geometry, motion, jnp.float64, border) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steep", [(False, False, True), None])
 def test_dot_product_when_tilts_cross_45_degrees(steep, x64):
     """Planes stay those of the nominal angles, in both directions."""
@@ -107,6 +111,7 @@ def test_dot_product_when_tilts_cross_45_degrees(steep, x64):
     np.testing.assert_allclose(image, project(volume, believed), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_nominal_planes_serve_beyond_45_degrees(x64):
     """Largest error on a Gaussian: planes of the wrong kind over the right ones."""
     size = 48
@@ -130,6 +135,7 @@ def test_nominal_planes_serve_beyond_45_degrees(x64):
             assert errors[0] < 1.1 * errors[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("border", "x_tilt"), [(0, False), (2, True)])
 def test_no_motion_is_the_projector_itself(named, border, x_tilt):
     geometry = named("every kind", jnp.float32)
@@ -146,6 +152,7 @@ def test_no_motion_is_the_projector_itself(named, border, x_tilt):
         np.testing.assert_allclose(got, expected, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 def test_written_adjoint_equals_the_automatic_transpose(named, x64):
     geometry = named("odd and even", jnp.float64)
     motion, tilts = drawn(2), data(geometry.tilts_shape)
@@ -230,6 +237,7 @@ def test_a_ball_is_seen_where_the_formula_says(name, x64):
         assert relative_error(got, still) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nothing", "everything"])
 def test_the_error_is_of_second_order_like_that_of_the_projector_alone(name, x64):
     found = []
@@ -243,6 +251,7 @@ def test_the_error_is_of_second_order_like_that_of_the_projector_alone(name, x64
     assert np.log2(found[0] / found[1]) > 1.6
 
 
+@pytest.mark.slow
 def test_means_what_the_simulator_draws(x64):
     config = errors.ErrorConfig(
         shift_px=1.5, drift_px=1.0, tilt_deg=2.0, rotation_deg=3.0, magnification=0.03
@@ -264,6 +273,7 @@ def test_means_what_the_simulator_draws(x64):
     assert relative_error(got, still) > 0.2
 
 
+@pytest.mark.slow
 def test_a_border_brings_in_what_lies_beside_the_detector(x64):
     volume = data((5, 17, 3))
     geometry = TiltGeometry(jnp.zeros(2), (5, 17, 3), 9, None)
@@ -485,6 +495,7 @@ def dual(dtype):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "limit"), [("float32", 1e-5), ("float64", 1e-12)])
 def test_dual_axis_dot_product(kind, limit, x64):
     about_y, about_x = dual(kind)
@@ -498,6 +509,7 @@ def test_dual_axis_dot_product(kind, limit, x64):
     assert abs(forward - float(jnp.vdot(volume, back))) / scale < limit
 
 
+@pytest.mark.slow
 def test_second_axis_turns_right_handed_about_x(x64):
     about_y, about_x = dual("float64")
     angles = jnp.deg2rad(jnp.asarray([90.0, 0.0]))

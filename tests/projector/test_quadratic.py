@@ -138,6 +138,7 @@ def test_the_weaker_the_anchor_the_closer_the_fit(problem):
     assert misfits[0] > misfits[1] > misfits[2]
 
 
+@pytest.mark.slow
 def test_update_runs_under_vmap_and_jit(problem):
     geometry, _, guess, tilts, weight = problem
     guesses = jnp.stack([jnp.asarray(guess), jnp.zeros(EXTENTS)])
@@ -175,6 +176,7 @@ def test_laplacian_is_zero_on_constants():
     np.testing.assert_array_equal(negative_laplacian(jnp.full(EXTENTS, 3.7)), 0.0)
 
 
+@pytest.mark.slow
 def test_laplacian_reflects_at_the_borders(x64):
     """The same as inside a volume continued by its mirror image."""
     volume = jnp.asarray(array((5, 4, 3)))

@@ -54,6 +54,7 @@ def test_dot_product_in_float32(name):
     assert mismatch((3, 14, 6), 8, maps, jnp.float32) < 1e-5
 
 
+@pytest.mark.slow
 def test_dot_product_of_one_tilt(x64):
     maps = source("large", count=1)
     assert mismatch((1, 8, 9), 8, maps, jnp.float64) < 1e-12
@@ -108,6 +109,7 @@ def test_derivatives_of_the_kernel(order, x64):
     )
 
 
+@pytest.mark.slow
 def test_no_motion_changes_no_bit():
     tilts = data((3, 9, 12), jnp.float32)
     maps = source("still", jnp.float32)
@@ -138,6 +140,7 @@ def test_edges_are_continued():
         np.testing.assert_allclose(moved, tilts, rtol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_half_precision_sums_in_float32():
     tilts = data((3, 9, 12), jnp.bfloat16)
@@ -231,6 +234,7 @@ def test_first_derivatives_in_the_image_and_every_motion(operation, name, x64):
     check_grads(operation, arguments, 1, modes=modes, atol=2e-6, rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_derivative_at_rest_is_the_central_difference(x64):
     tilts = data((1, 9, 6))
     zero, one = jnp.zeros(1), jnp.ones(1)
@@ -251,6 +255,7 @@ def test_second_derivatives_of_a_shift(x64):
     check_grads(energy, arguments, 2, modes=("fwd", "rev"), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_third_derivatives_in_the_motion_are_refused(x64):
     tilts = data((1, 5, 4))
 
@@ -262,6 +267,7 @@ def test_third_derivatives_in_the_motion_are_refused(x64):
         jax.hessian(jax.grad(along))(zero)
 
 
+@pytest.mark.slow
 def test_adjoint_beyond_its_reach_is_no_number_rather_than_a_wrong_one():
     tilts = jnp.ones((3, 9, 9))
     zero, one = jnp.zeros(3), jnp.ones(3)
@@ -298,6 +304,7 @@ def test_covered_tells_content_from_continued_edges(x64):
     np.testing.assert_array_equal(mask[1, :, 0], np.arange(8) < 7)
 
 
+@pytest.mark.slow
 def test_programs_hold_no_scatter(x64):
     motion = tuple(jnp.asarray(f) for f in MOTIONS["small"])
 

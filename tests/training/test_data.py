@@ -114,12 +114,14 @@ def test_block_is_a_function_of_seed_phase_and_index(source, folder):
     assert not np.array_equal(block.truth, reseeded.block(2, 1, SCENARIO).truth)
 
 
+@pytest.mark.slow
 def test_phase_holds_its_blocks_in_order(source):
     blocks = source.phase(2)
     assert len(blocks) == 2
     assert equal(blocks[1], source.block(2, 1, SCENARIO))
 
 
+@pytest.mark.slow
 def test_estimate_is_closer_to_the_truth_than_its_mean(source):
     for block in source.phase(2):
         error = np.mean((block.truth - block.estimate) ** 2)
@@ -132,6 +134,7 @@ def test_network_units_have_a_condition_of_unit_deviation(source):
     assert 0 < block.coverage.min() and block.coverage.max() <= 1.0
 
 
+@pytest.mark.slow
 def test_simulated_block_is_a_function_of_its_arguments(source):
     shape = data.wide_shape(SCENARIO, CONFIG)
     stain = jax.random.uniform(jax.random.key(0), shape)
@@ -248,6 +251,7 @@ def test_a_mirrored_slab_images_as_the_mirrored_series():
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_recovers_planted_slopes():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(400, 4))
@@ -259,6 +263,7 @@ def test_fit_recovers_planted_slopes():
     np.testing.assert_allclose(fit(jnp.asarray(features)), scales, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_scale_is_measured_on_the_residual_of_the_blocks():
     blocks = [
         b._replace(estimate=np.zeros_like(b.truth), truth=2.0 * b.truth)

@@ -52,6 +52,7 @@ def digest(example):
     return hashlib.sha256(b"".join(held)).hexdigest()
 
 
+@pytest.mark.slow
 def test_examples_are_the_batches_of_the_training_loop(examples, block_source):
     assert len(examples) == 20
     for step in (0, 3):
@@ -66,6 +67,7 @@ def test_examples_are_the_batches_of_the_training_loop(examples, block_source):
                 np.testing.assert_array_equal(got, column[row])
 
 
+@pytest.mark.slow
 def test_examples_do_not_depend_on_order_or_threads(examples, block_source):
     expected = [digest(examples[i]) for i in range(len(examples))]
     assert len(set(expected)) == len(expected)
@@ -122,6 +124,7 @@ def test_grain_gives_the_same_examples(examples):
         assert together == [digest(examples[i]) for i in range(8)]
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_a_dead_grain_worker_is_an_error_within_ten_seconds(examples, tmp_path):
     grain = pytest.importorskip("grain")

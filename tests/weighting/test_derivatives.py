@@ -45,6 +45,7 @@ def test_images_are_difference_quotients_of_the_projector(name, geometry, blobs)
     np.testing.assert_allclose(images[:, index], expected, atol=2e-5 * scale)
 
 
+@pytest.mark.slow
 def test_gain_and_offset_images_hold_the_background(geometry, blobs):
     volume = blobs(geometry)
     background = 3.0 * ray_lengths(geometry)

@@ -20,6 +20,7 @@ def disturbed(geometry, volume, key=0):
     return gain * clean + offset + noise, clean
 
 
+@pytest.mark.slow
 def test_gain_and_offset_of_a_known_volume_are_recovered(geometry, blobs):
     """Within the covariance that is returned, whose size is the noise's."""
     tilts, clean = disturbed(geometry, blobs(geometry))
@@ -58,6 +59,7 @@ def test_priors_pull_as_a_measurement_would(geometry, blobs):
     )
 
 
+@pytest.mark.slow
 def test_coherent_errors_make_a_fit_less_sure_and_masks_leave_pixels_out(
     geometry, blobs
 ):
@@ -75,6 +77,7 @@ def test_coherent_errors_make_a_fit_less_sure_and_masks_leave_pixels_out(
     assert float(jnp.min(ratio)) > 2
 
 
+@pytest.mark.slow
 def test_alternating_with_an_estimate_removes_offsets(geometry, blobs):
     """Correct, reconstruct, fit again; what all tilts share belongs to the volume."""
     tilts, _ = disturbed(geometry, blobs(geometry))
