@@ -38,8 +38,9 @@ def test_overhead_is_below_a_third_up_to_45_degrees():
     assert 1 < adjoint.overhead < 1.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [40.0, 60.0])
-@pytest.mark.parametrize("extent", [64, pytest.param(128, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("extent", [64, 128])
 def test_a_series_of_41_tilts_holds_less_than_a_third_beside_its_arrays(extent, top):
     for found in memory.estimate_memory((extent,) * 3, 41, max_tilt_deg=top):
         print(extent, top, found.temporary_bytes, round(found.overhead, 3))
@@ -73,6 +74,7 @@ def test_half_precision_holds_its_input_twice_and_a_share_of_its_sums():
             assert found.peak_bytes < reference.peak_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steep", [None, (False, True) * 10], ids=["traced", "mixed"])
 def test_series_in_any_order_hold_their_tilts_once_more_at_most(steep):
     geometry = TiltGeometry(jnp.zeros(20), (32, 48, 64), 48, steep)

@@ -66,7 +66,8 @@ def loss(volume, geometry):
 """
 
 
-@pytest.mark.parametrize("check", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("check", [True, False])
 def test_slabs_of_y_need_no_communication(check, run_devices):
     """Whether or not the check of what varies over the mesh is on."""
     out = run_devices(

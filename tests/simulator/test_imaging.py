@@ -82,7 +82,7 @@ def test_bright_field_volume_adds_resin_to_the_asked_mean_path(stain):
     assert np.min(series.volume) >= 0
 
 
-@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("exact", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_mean_counts_are_dose_times_transmission(stain, exact):
     config = dataclasses.replace(COUNTING, exact_counts=exact)
     series = simulate_series(jax.random.key(1), stain, GEOMETRY, config)
