@@ -44,10 +44,10 @@ from scipy import ndimage
 
 from launch import program
 from temdiff_jax import baselines, layout
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.io import align2d, binning, npz, write
 from temdiff_jax.projector import project
-from temdiff_jax.types import InputError
 
 NAME = "cryo"
 LABELS = (

@@ -31,8 +31,8 @@ from absl import app, flags
 from scipy import ndimage
 
 from launch import program
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import axis, binning, npz, write
-from temdiff_jax.types import InputError
 
 NAME = "needle"
 LABELS = (

@@ -2,8 +2,8 @@
 
 import pathlib
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import mrc, npz, tiff
-from temdiff_jax.types import InputError
 
 Image = mrc.MrcImage | npz.NpzImage | tiff.TiffImage
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 SAMPLERS = ("default", "mean", "posterior")
 WEIGHTINGS = ("off", "robust", "diagonal", "low-rank", "adaptive")

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from temdiff_jax import types
+from temdiff_jax import errors
 
 DEFAULT_MAX_INPUT_GB = 16.0
 """Largest array, in GiB of float32, that a reader builds unless told otherwise."""
@@ -36,10 +36,10 @@ MAX_DEFLATE_RATIO = 1032
 
 def bad_input(
     what: object, expected: object, got: object, fix: str
-) -> types.InputError:
+) -> errors.InputError:
     """Build the one-line error of four parts: what, expected, got, what to do."""
     text = f"{what}: expected {expected}, got {got}; {fix}"
-    return types.InputError(" ".join(text.split()))
+    return errors.InputError(" ".join(text.split()))
 
 
 def regular_file(path: str | os.PathLike[str]) -> tuple[pathlib.Path, int]:

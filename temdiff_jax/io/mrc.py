@@ -16,7 +16,7 @@ import pathlib
 import numpy as np
 from mrcfile import mrcinterpreter
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.io import gate, mrc_extended, mrc_header
 
 SUFFIXES = (".mrc", ".mrcs", ".st", ".ali", ".rec", ".map", ".preali")
@@ -181,7 +181,7 @@ def _interpret(
 ) -> mrcinterpreter.MrcInterpreter:
     try:
         return mrcinterpreter.MrcInterpreter(iostream=stream)
-    except types.InputError:
+    except errors.InputError:
         raise
     except ValueError as error:
         raise gate.bad_input(

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.io import gate
 
 STACK_KEYS = ("projections", "tilts", "volume")
@@ -71,7 +71,7 @@ def read_npz(
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_archive(path, size, archive, max_input_gb)
-    except types.InputError:
+    except errors.InputError:
         raise
     except (
         ValueError,

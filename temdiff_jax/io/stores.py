@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.io import gate, mrc, npz, store_metadata, tiff
 
 REMOTE_SCHEMES = ("http", "https", "s3", "gs")
@@ -198,7 +198,7 @@ def _npz_member(name: str, key: str, max_gb: float) -> np.ndarray:
                 raise gate.bad_input(what, "[z, y, x]", list(shape), "reshape it")
             with archive.open(member) as stream:
                 return np.lib.format.read_array(stream, allow_pickle=False)
-    except types.InputError:
+    except errors.InputError:
         raise
     except (
         *(KeyError, ValueError, EOFError, OSError, RuntimeError),
@@ -295,7 +295,7 @@ def _open_store(
         node, group, key, level = store_metadata.find(name, key, read)
         declared = store_metadata.declare(node, group, level)
         store_metadata.check_declared(declared, key)
-    except types.InputError:
+    except errors.InputError:
         raise
     except (*(KeyError, TypeError, ValueError), *(AttributeError, IndexError)) as error:
         raise gate.bad_input(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tifffile
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.io import gate, write
 
 _ANGSTROM_PER_UNIT = {
@@ -81,7 +81,7 @@ def read_tiff(
             _check_size(path, size, series, shape, max_input_gb)
             data = series.asarray(maxworkers=1).reshape(shape)
             voxel, notes = _voxel_size(tiff, path.name)
-    except types.InputError:
+    except errors.InputError:
         raise
     except Exception as error:  # tifffile raises many kinds on damaged files
         raise gate.bad_input(

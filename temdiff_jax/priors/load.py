@@ -19,11 +19,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from temdiff_jax.condition import ResidualScale
+from temdiff_jax.errors import InputError
+from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.io import write
 from temdiff_jax.model import NUM_FEATURES, Network, NetworkConfig, make_network
-from temdiff_jax.projector.quadratic import Metric
-from temdiff_jax.types import InputError
+from temdiff_jax.series.inputs import ResidualScale
 
 # Scalars that the first priors were told.
 FEWEST_FEATURES = 4

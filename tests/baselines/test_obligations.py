@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from temdiff_jax import baselines, layout, projector, types
+from temdiff_jax import baselines, errors, layout, projector
 from temdiff_jax.geometry import TiltGeometry
 
 METHODS = sorted(baselines.__all__)
@@ -179,7 +179,7 @@ BAD = [
 @every_method
 @pytest.mark.parametrize(("tilts", "angles", "options", "message"), BAD)
 def test_bad_input_is_refused(method, tilts, angles, options, message):
-    with pytest.raises(types.InputError, match=message):
+    with pytest.raises(errors.InputError, match=message):
         reconstruct(method, tilts, angles, **options)
 
 
@@ -200,5 +200,5 @@ def test_bad_input_is_refused(method, tilts, angles, options, message):
     ],
 )
 def test_bad_options_are_refused(method, options, tilts):
-    with pytest.raises(types.InputError, match=next(iter(options))):
+    with pytest.raises(errors.InputError, match=next(iter(options))):
         getattr(baselines, method)(tilts, ANGLES, thickness=THICKNESS, **options)

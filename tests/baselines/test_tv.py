@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax import baselines, layout, noise, projector
-from temdiff_jax.projector import quadratic
+from temdiff_jax import baselines, layout, projector
+from temdiff_jax.inverse import quadratic
+from temdiff_jax.series import noise
 
 tv = importlib.import_module("temdiff_jax.baselines.tv")
 run_tv = jax.jit(tv.tv_normalised)

@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.cli.main import main
 from temdiff_jax.io import mrc, write
 
@@ -205,7 +205,7 @@ def test_an_output_folder_below_a_file_is_refused(series, library, tmp_path, cap
 
 
 def test_a_failing_library_leaves_no_output(series, library, tmp_path, capsys):
-    library.error = types.InputError("prior: expected a name, got 'x'; pass one")
+    library.error = errors.InputError("prior: expected a name, got 'x'; pass one")
     line = refused(capsys, run(series, tmp_path / "r", "--prior", "x"))
     assert line == "temdiff: prior: expected a name, got 'x'; pass one"
     library.error = RuntimeError("first line\nsecond line")

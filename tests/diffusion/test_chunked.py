@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from temdiff_jax.diffusion import algebra, chunked, schedule, solvers
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 SHAPE = (2, 3, 4, 5)
 SIGMAS = schedule.karras(8)

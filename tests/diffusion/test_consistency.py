@@ -7,8 +7,8 @@ import pytest
 
 from temdiff_jax.diffusion import algebra, consistency, schedule
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.projector import project
-from temdiff_jax.projector.quadratic import Metric
 
 NZ, NX, NY, MARGIN = 6, 6, 1, 2
 ANGLES = (-50.0, -20.0, 0.0, 25.0, 55.0)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax.diffusion import algebra, gaussian, published, schedule, solvers
-from temdiff_jax.types import InputError
+from temdiff_jax.diffusion import algebra, gaussian, schedule, solvers
+from temdiff_jax.diffusion.methods import unguided
+from temdiff_jax.errors import InputError
 
 
 def dense(law):
@@ -119,7 +120,7 @@ def test_a_score_sees_a_sampler_that_ignores_the_data(x64):
     found = gaussian.score(prior_only, problem, jax.random.key(0), count=1024)
     assert np.all(found.variance_ratio[found.seen()] > 5)
     good = gaussian.score(
-        lambda d, m: published.proximal_ddim(d, m, sigmas=sigmas),
+        lambda d, m: unguided.proximal_ddim(d, m, sigmas=sigmas),
         problem,
         jax.random.key(0),
         count=1024,

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from temdiff_jax.diffusion import schedule
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 
 @pytest.mark.parametrize("num_steps", [2, 7, 25])

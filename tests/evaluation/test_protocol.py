@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.evaluation import protocol, quantities, results
 
 SHAPE = (16, 14, 18)
@@ -62,13 +62,13 @@ def test_cases_are_the_six_schemes_of_the_protocol():
 
 @pytest.mark.parametrize(("half", "step"), [(5, 3), (0, 1), (5, 0), (5, -1), (95, 5)])
 def test_impossible_cases_are_refused(half, step):
-    with pytest.raises(types.InputError, match="no tilt scheme: expected .* got"):
+    with pytest.raises(errors.InputError, match="no tilt scheme: expected .* got"):
         protocol.Case(half, step)
 
 
 @pytest.mark.parametrize("name", ["10", "10/1/2", "ten/one"])
 def test_unreadable_case_names_are_refused(name):
-    with pytest.raises(types.InputError, match="case name is unreadable"):
+    with pytest.raises(errors.InputError, match="case name is unreadable"):
         protocol.Case.from_name(name)
 
 
@@ -264,7 +264,7 @@ def test_costs_and_settings_of_a_method_are_in_its_rows(tmp_path):
     assert told["specimen"] == flat["specimen"] == "s" and flat["tissue"] == "t"
     assert not {"calls", "pairs", "settings"} & set(flat)
     assert run({"steps": 8}) == [told, flat]
-    with pytest.raises(types.InputError, match="expected settings {'steps': 9}"):
+    with pytest.raises(errors.InputError, match="expected settings {'steps': 9}"):
         run({"steps": 9})
 
 
@@ -281,18 +281,18 @@ def test_rows_before_a_crash_are_kept(tmp_path):
 def test_file_of_another_evaluation_is_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
     Bench().run(results_path=path)
-    with pytest.raises(types.InputError, match="another evaluation: expected seed"):
+    with pytest.raises(errors.InputError, match="another evaluation: expected seed"):
         Bench().run(results_path=path, seed=1)
     bench = Bench()
     bench.volumes["a"] = block(99)
-    with pytest.raises(types.InputError, match="truth_sha256"):
+    with pytest.raises(errors.InputError, match="truth_sha256"):
         bench.run(results_path=path)
 
 
 def test_damaged_file_is_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"volume": "a"}\n{}\n')
-    with pytest.raises(types.InputError, match="damaged: expected .* line 1"):
+    with pytest.raises(errors.InputError, match="damaged: expected .* line 1"):
         results.read_rows(path)
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from temdiff_jax import layout
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import runner
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import project
 from temdiff_jax.simulator import ImagingConfig
-from temdiff_jax.types import InputError
 
 ANGLES = np.array([-20.0, -7.0, 0.0, 10.0, 20.0])
 SHAPE = (8, 9, 12)  # z, y, x

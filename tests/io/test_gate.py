@@ -9,8 +9,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import gate, mrc
-from temdiff_jax.types import InputError
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.io import binning, conventions, packages
 from temdiff_jax.projector import project_moving
-from temdiff_jax.projector.alignment import motion_from_degrees
-from temdiff_jax.types import InputError
+from temdiff_jax.projector.stage.alignment import motion_from_degrees
 
 ANGLES = np.array([-58.0, -21.0, 3.5, 40.0])
 TURNS = np.array([86.0, 84.5, -3.0, 175.0])

@@ -9,8 +9,8 @@ import mrcfile
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import mrc, side_files, write
-from temdiff_jax.types import InputError
 
 
 @pytest.mark.parametrize("voxel", [13.5, 1e-3, (20.0, 10.0, 5.0)])

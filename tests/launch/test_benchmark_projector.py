@@ -14,8 +14,8 @@ from launch import benchmark_projector
 from launch.benchmarking import limits as machine_limits
 from launch.benchmarking import peers, timing
 from launch.benchmarking import report as projector_report
+from temdiff_jax.errors import InputError
 from temdiff_jax.projector import kernels
-from temdiff_jax.types import InputError
 
 # A peer that is exactly adjoint and needs numpy alone: each voxel is spread linearly
 # over the two detector columns beside it.

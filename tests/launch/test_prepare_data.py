@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage
 
 from launch import prepare_data
+from temdiff_jax.errors import InputError
 from temdiff_jax.training import volumes
-from temdiff_jax.types import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 

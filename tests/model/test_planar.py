@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import NUM_FEATURES, Condition, NetworkConfig, make_network
 from temdiff_jax.model.unet import UNet
-from temdiff_jax.types import InputError
 
 CONFIG = NetworkConfig(channels=(8, 16), blocks=(1, 1), groups=4, planar=True)
 NETWORK = make_network(CONFIG)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
 from temdiff_jax.priors import load, load_prior, prior_names, range_verdict, save_prior
-from temdiff_jax.types import InputError
 
 CONFIG = {"channels": [8, 8], "blocks": [1, 1], "groups": 4, "embedding": 64}
 CARD = {

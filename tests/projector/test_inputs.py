@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import backproject, normal_op, project, sharding
-from temdiff_jax.types import InputError
 
 pytestmark = pytest.mark.usefixtures("short_loops")
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.simulator import distances, phantoms, shapes
 
 nearest_sphere = jax.jit(distances.nearest_sphere)
@@ -87,13 +87,13 @@ def test_random_phantom_obeys_its_probabilities(monkeypatch):
 
 
 def test_bad_requests_say_what_to_do():
-    with pytest.raises(types.InputError, match="at least 8, got"):
+    with pytest.raises(errors.InputError, match="at least 8, got"):
         phantoms.random_phantom(jax.random.key(0), (4, 32, 32))
-    with pytest.raises(types.InputError, match="expected 5 numbers"):
+    with pytest.raises(errors.InputError, match="expected 5 numbers"):
         phantoms.random_phantom(jax.random.key(0), SHAPE, (1.0, 1.0))
-    with pytest.raises(types.InputError, match="expected a positive sum"):
+    with pytest.raises(errors.InputError, match="expected a positive sum"):
         phantoms.random_phantom(jax.random.key(0), SHAPE, (0.0,) * 5)
-    with pytest.raises(types.InputError, match="supersample >= 1"):
+    with pytest.raises(errors.InputError, match="supersample >= 1"):
         phantoms.ball(SHAPE, supersample=0)
 
 

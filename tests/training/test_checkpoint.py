@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 from temdiff_jax.training import manifest
 from temdiff_jax.training.checkpoint import Checkpoints, SaveError
 from temdiff_jax.training.config import OptimConfig
 from temdiff_jax.training.step import TrainState, make_optimiser
-from temdiff_jax.types import InputError
 
 META = {"config": {"seed": 3, "sizes": [1, 2]}, "residual_scale": {"intercept": 0.1}}
 

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax import condition
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.model import NUM_FEATURES
 from temdiff_jax.projector import project
+from temdiff_jax.series import inputs
 from temdiff_jax.simulator import ImagingConfig
 from temdiff_jax.training import data, loop, volumes
 from temdiff_jax.training.config import DataConfig, Scenario
-from temdiff_jax.types import InputError
 
 SCENARIO = Scenario(half_range_deg=(5.0, 8.0), num_tilts=5, thickness=10, drop=0.9)
 CONFIG = DataConfig(
@@ -257,7 +257,7 @@ def test_fit_recovers_planted_slopes():
     features = rng.normal(size=(400, 4))
     slopes = np.array([0.5, -0.3, 0.2, 0.0])
     scales = np.exp(0.7 + features @ slopes)
-    fit = condition.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
+    fit = inputs.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
     np.testing.assert_allclose(fit.intercept, 0.7, atol=0.01)
     np.testing.assert_allclose(fit.slopes, slopes, atol=0.02)
     np.testing.assert_allclose(fit(jnp.asarray(features)), scales, rtol=0.1)

@@ -11,12 +11,12 @@ import pytest
 from absl import flags
 from scipy import ndimage
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.simulator import ImagingConfig
 from temdiff_jax.simulator.stain import make_bank
 from temdiff_jax.training import data
 from temdiff_jax.training.config import DataConfig, Scenario
 from temdiff_jax.training.examples import Examples
-from temdiff_jax.types import InputError
 
 SCENARIO = Scenario(half_range_deg=(5.0, 8.0), num_tilts=5, thickness=10, drop=0.9)
 CONFIG = DataConfig(

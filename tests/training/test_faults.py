@@ -22,13 +22,13 @@ import numpy as np
 import pytest
 
 from launch import train as program
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig
 from temdiff_jax.training import checkpoint, loop, meter, optimiser, signals, step
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import DataConfig, OptimConfig, Scenario, TrainConfig
 from temdiff_jax.training.data import Block
-from temdiff_jax.types import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = TrainConfig(

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax.condition import ResidualScale
+from temdiff_jax.errors import InputError
+from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.model import NUM_FEATURES, Condition, NetworkConfig, make_network
 from temdiff_jax.priors import Prior
-from temdiff_jax.projector.quadratic import Metric
+from temdiff_jax.series.inputs import ResidualScale
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.growth import grow
-from temdiff_jax.types import InputError
 
 SMALL = NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4)
 LARGE = dataclasses.replace(SMALL, grown=(1, 2), filters=3, features=5)
