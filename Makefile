@@ -18,7 +18,7 @@ PEERS := $(patsubst third_party/peers/%/requirements.txt,%,\
 NEWEST ?= $(firstword \
             $(lastword $(sort $(wildcard $(HOME)/.pyenv/versions/3.1[2-9].*/bin/python3))) \
             $(foreach name,python3.14 python3.13 python3.12,$(shell command -v $(name))))
-CORE_TESTS := tests/projector tests/diffusion tests/model tests/training
+CORE_TESTS := tests/projector tests/inverse tests/diffusion tests/model tests/training
 BENCHMARKS := $(patsubst launch/%.py,launch.%,$(wildcard launch/benchmark*.py))
 
 .DELETE_ON_ERROR:
