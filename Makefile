@@ -4,6 +4,9 @@
 #
 #   make test PYTHON=python3.12     another interpreter (delete .venv first)
 #   make test PYTEST_ARGS=tests/io  some of the tests
+#   make test-newest                the numeric core on the newest jax, in .venv-newest
+#   make wheel                      the wheel, installed alone, runs the demo
+#   make docs                       the documentation as pages, in site/
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,10 +14,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PEERS := $(patsubst third_party/peers/%/requirements.txt,%,\
            $(wildcard third_party/peers/*/requirements.txt))
+# The newest Python found decides how new a jax can be had; empty where none is.
+NEWEST ?= $(firstword \
+            $(lastword $(sort $(wildcard $(HOME)/.pyenv/versions/3.1[2-9].*/bin/python3))) \
+            $(foreach name,python3.14 python3.13 python3.12,$(shell command -v $(name))))
+CORE_TESTS := tests/projector tests/inverse tests/diffusion tests/model tests/training
 BENCHMARKS := $(patsubst launch/%.py,launch.%,$(wildcard launch/benchmark*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: demo test slow lint format types bench peers clean
+.PHONY: demo test slow test-newest newest-python wheel docs lint format types bench tables peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/temdiff demo --out demo_output
@@ -23,10 +31,36 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope $(PYTEST_ARGS)
 
-# The tests that `make test` leaves out, because each takes more than about two seconds.
+# The tests marked slow, which `make test` leaves out.
 # pytest exits with 5 where PYTEST_ARGS select none of them.
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses auto -m slow $(PYTEST_ARGS) || test $$? -eq 5
+
+newest-python:
+	@echo $(NEWEST)
+
+# What a user beside a current jax has: the newest of everything that setup.cfg asks for.
+test-newest:
+	@test -n "$(NEWEST)" || { echo "test-newest: expected Python 3.12 or newer, found" \
+	  "none; run make with NEWEST=/path/to/python3.13" >&2; exit 1; }
+	$(NEWEST) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip --disable-pip-version-check install -qq \
+	  --upgrade --upgrade-strategy eager --editable '.[test,train]'
+	.venv-newest/bin/temdiff --version
+	.venv-newest/bin/python -m pytest --numprocesses auto --dist loadscope \
+	  $(or $(PYTEST_ARGS),$(CORE_TESTS))
+
+# Installed beside no checkout, and run from another folder.
+wheel: $(VENV)/.created
+	rm -rf build dist .venv-wheel
+	$(PIP) wheel -qq --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip --disable-pip-version-check install -qq dist/*.whl
+	cd .venv-wheel && bin/temdiff demo --out demo_output
+	test -s .venv-wheel/demo_output/needle_demo_temdiff.mrc
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
@@ -43,6 +77,13 @@ types: $(VENV)/.installed-test
 bench: $(VENV)/.installed
 	set -e; for program in $(BENCHMARKS); do \
 	  $(BIN)/python -m $$program $(BENCH_ARGS); done
+
+# The published tables from their rows, which are kept compressed; nothing is computed.
+tables: $(VENV)/.installed
+	xz --decompress --keep --force releases/tables/rows_*.jsonl.xz
+	set -e; for table in $(notdir $(basename $(wildcard releases/tables/t*.md))); do \
+	  $(BIN)/python -m launch.evaluate --config=configs/tables/$$table.py \
+	    --out=releases/tables --rebuild; done
 
 # Other projects' projectors, for comparison in the benchmark.  Each pins its own
 # versions, so each has its own environment.
@@ -73,6 +114,11 @@ $(VENV)/.installed-test: setup.cfg pyproject.toml $(VENV)/.installed
 	$(PIP) install -qq --editable '.[test]'
 	touch $@
 
+$(VENV)/.installed-docs: setup.cfg pyproject.toml $(VENV)/.installed-test
+	$(PIP) install -qq --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-peers demo_output build *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-wheel .venv-peers
+	rm -rf demo_output site build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache

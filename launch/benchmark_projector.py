@@ -46,7 +46,7 @@ from launch.benchmarking import peers as peers_lib
 from launch.benchmarking import report as projector_report
 from launch.benchmarking.timing import Case, Effort, Suite
 from temdiff_jax import geometry as geometry_lib
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 Row = dict[str, Any]
 

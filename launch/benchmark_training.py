@@ -49,13 +49,13 @@ from absl import app, flags
 from optax import contrib
 
 from launch import program
-from temdiff_jax import condition
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import NUM_FEATURES, Condition, conv, make_network
+from temdiff_jax.series import inputs
 from temdiff_jax.training import flops, meter, optimiser
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.data import Batch, extents
 from temdiff_jax.training.step import TrainState, advance, init_state
-from temdiff_jax.types import InputError
 
 COLUMNS = (
     "channels, blocks, patch",
@@ -145,7 +145,7 @@ def make_step(config: TrainConfig) -> Callable:
 def time_step(config: TrainConfig, state: TrainState, repeats: int) -> Timing:
     """A training step; gives the state away."""
     batch = random_batch(config)
-    scale = condition.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES))
+    scale = inputs.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES))
     key = jax.random.key(1)
     step = make_step(config)
     operations = flops.count(step, state, key, batch, scale)
@@ -321,7 +321,7 @@ def torch_row(config: TrainConfig, python: str, repeats: int, peak: float) -> st
     adam = program.override(config, "optim.optimiser=adam")
     network = make_network(adam.network)
     state = init_state(jax.random.key(0), network, adam.optim)
-    scale = condition.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES))
+    scale = inputs.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES))
     given = (state, jax.random.key(1), random_batch(adam), scale)
     operations = flops.count(make_step(adam), *given)
     note = f", PyTorch {answer['version']}, {answer['threads']} threads"

@@ -27,6 +27,7 @@ from absl import app, flags
 
 import temdiff_jax
 from launch import program
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import (
     methods,
     plan,
@@ -41,7 +42,6 @@ from temdiff_jax.model import conv
 from temdiff_jax.report import charts
 from temdiff_jax.simulator import grey_to_stain
 from temdiff_jax.training.volumes import load_sources
-from temdiff_jax.types import InputError
 
 _COST_ROWS = "rows_cost.jsonl"
 _PROCESS = pathlib.Path("/proc/self")

@@ -27,6 +27,7 @@ import jax
 from absl import app, flags
 
 from launch import program
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import save_prior
@@ -34,7 +35,6 @@ from temdiff_jax.training import averages
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import OptimConfig
 from temdiff_jax.training.step import init_state
-from temdiff_jax.types import InputError
 
 TARGETS = {"residual": "residual around the quadratic estimate", "volume": "volume"}
 

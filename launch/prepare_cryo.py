@@ -44,12 +44,12 @@ from scipy import ndimage
 
 from launch import program
 from temdiff_jax import baselines, layout
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.io import binning, write
 from temdiff_jax.io.alignment import inplane
 from temdiff_jax.io.formats import npz
 from temdiff_jax.projector import project
-from temdiff_jax.types import InputError
 
 NAME = "cryo"
 LABELS = (

@@ -20,6 +20,7 @@ from typing import Any
 from absl import app, flags
 
 from launch import program
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import gate
 from temdiff_jax.training.preparation import (
     MANIFEST,
@@ -28,7 +29,6 @@ from temdiff_jax.training.preparation import (
     find_sources,
     prepare,
 )
-from temdiff_jax.types import InputError
 
 
 def define_flags() -> None:

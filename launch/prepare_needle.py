@@ -31,9 +31,9 @@ from absl import app, flags
 from scipy import ndimage
 
 from launch import program
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import axis, binning, write
 from temdiff_jax.io.formats import npz
-from temdiff_jax.types import InputError
 
 NAME = "needle"
 LABELS = (

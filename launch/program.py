@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 
 def check_no_arguments(argv: Sequence[str]) -> None:

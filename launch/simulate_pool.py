@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from launch import program
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import conv
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.data import BlockSource
 from temdiff_jax.training.pool import StoredBlocks
-from temdiff_jax.types import InputError
 
 
 def define_flags() -> None:

@@ -27,14 +27,13 @@ import numpy as np
 from absl import app, flags
 
 from launch import program
-from temdiff_jax import telemetry
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import conv
 from temdiff_jax.priors import load_prior
 from temdiff_jax.report import gallery
-from temdiff_jax.training import checkpoint, loop, meter, signals
+from temdiff_jax.training import checkpoint, loop, meter, signals, telemetry
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.preview import Preview
-from temdiff_jax.types import InputError
 
 
 def define_flags() -> None:

@@ -15,20 +15,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from temdiff_jax.errors import InputError
     from temdiff_jax.geometry import TiltGeometry
     from temdiff_jax.io.tilt_series import TiltSeries, load_tilt_series
-    from temdiff_jax.posterior import Knobs, Options
     from temdiff_jax.priors import Prior, load_prior
     from temdiff_jax.projector import backproject, project
     from temdiff_jax.reconstruction import Result, reconstruct
-    from temdiff_jax.types import InputError
+    from temdiff_jax.reconstruction.posterior import Knobs, Options
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "InputError": "types",
-    "Knobs": "posterior",
-    "Options": "posterior",
+    "InputError": "errors",
+    "Knobs": "reconstruction.posterior",
+    "Options": "reconstruction.posterior",
     "Prior": "priors",
     "Result": "reconstruction",
     "TiltGeometry": "geometry",

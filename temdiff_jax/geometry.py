@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from jax.typing import ArrayLike, DTypeLike
 
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 CONVENTION = "x=X*cos+Z*sin; order=zyx; center=(n-1)/2; axis=+Y"
 MAX_TILT_DEG = 90.0

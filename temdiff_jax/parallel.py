@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 BATCH = "batch"
 SLAB = "slab"

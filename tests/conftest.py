@@ -43,38 +43,7 @@ if HASTE not in os.environ:  # else jax has read it
 LONG, kernels.UNROLL = kernels.UNROLL, 1
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(
-    config: pytest.Config, items: list[pytest.Item]
-) -> None:
-    """Mark the slow tests, and skip those of accelerators where there is none."""
-    mark_slow(config, items)
-    skip_without_accelerator(items)
-
-
-def mark_slow(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of slow.txt, before pytest deselects by marker.
-
-    Raises:
-      pytest.UsageError: A line names no test of a file that was collected whole.
-    """
-    lines = (Path(__file__).parent / "slow.txt").read_text().splitlines()
-    listed = {line for line in lines if line and not line.startswith("#")}
-    found = {item.nodeid: item for item in items}
-    for name in listed & found.keys():
-        found[name].add_marker(pytest.mark.slow)
-    if any("::" in argument for argument in config.args):
-        return
-    files = {name.partition("::")[0] for name in found}
-    stale = [n for n in listed - found.keys() if n.partition("::")[0] in files]
-    if stale:
-        raise pytest.UsageError(
-            f"tests/slow.txt: expected names of tests, got {sorted(stale)}; correct or "
-            "remove these lines"
-        )
-
-
-def skip_without_accelerator(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `gpu` where jax finds no accelerator."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     # Ask jax for its backend only if somebody wants to know: it starts the runtime.

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from temdiff_jax import geometry as geometry_lib
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.types import InputError
 
 EXTENTS = {"thickness": 6, "width": 9, "height": 4}
 

@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from temdiff_jax import parallel
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 
 @pytest.fixture(scope="module")

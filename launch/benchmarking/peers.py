@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ADAPTERS = ROOT / "third_party" / "peers"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from launch.benchmarking import limits as machine_limits
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 OURS = "temdiff_jax"
 BEGIN = "<!-- benchmark_projector: begin -->"

@@ -24,7 +24,8 @@ from launch.benchmarking import limits as machine_limits
 from launch.benchmarking import peers as peers_lib
 from launch.benchmarking import report as projector_report
 from temdiff_jax import geometry as geometry_lib
-from temdiff_jax import layout, linear, projector
+from temdiff_jax import layout, projector
+from temdiff_jax.inverse import cg
 
 OURS = projector_report.OURS
 DIRECTIONS = machine_limits.DIRECTIONS
@@ -106,9 +107,7 @@ def _solve(rhs: jax.Array, geometry: geometry_lib.TiltGeometry, steps: int):
     def operator(x):
         return projector.normal_op(x, geometry) + CG_RIDGE * x
 
-    return linear.conjugate_gradient(
-        operator, rhs, jnp.zeros_like(rhs), num_iters=steps
-    )
+    return cg.conjugate_gradient(operator, rhs, jnp.zeros_like(rhs), num_iters=steps)
 
 
 class OurProjector:

@@ -18,9 +18,10 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from temdiff_jax import layout, noise
+from temdiff_jax import layout
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.types import InputError
+from temdiff_jax.series import noise
 
 # The noise of a tilt is estimated from second differences along both axes.
 MIN_PIXELS = 3

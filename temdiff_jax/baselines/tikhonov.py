@@ -1,80 +1,70 @@
-"""The quadratic smoothness estimate: the best linear guess for a smooth medium.
-
-    d = argmin 0.5 |A d - (y - m A 1)|_W^2 + 0.5 d^T (g (-Laplacian) + e) d
-
-around the mean ``m``: a Gaussian prior with an isotropic falling spectrum.  It is
-the baseline to beat, the condition of the network and the warm start.
-"""
+"""The public door of the quadratic estimate (``baselines.tikhonov``)."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
-from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.projector.quadratic import Metric, proximal_update
-
-
-class TikhonovSettings(NamedTuple):
-    """Precision of the prior in units of the inverse squared contrast."""
-
-    smoothness: float = 0.75
-    ridge: float = 0.075
-    num_iters: int = 40
-
-
-def tikhonov_normalised(
-    tilts: jax.Array,
-    geometry: TiltGeometry,
-    weight: jax.Array,
-    settings: TikhonovSettings,
-) -> jax.Array:
-    """Estimate for normalised tilts (mean removed, contrast 1), core layout.
-
-    Args:
-      tilts: ``[n_tilts, u, y]``, see ``noise.normalise_tilts``.
-      geometry: Rays.
-      weight: Data precision, broadcastable to the tilts.
-      settings: Smoothness, ridge, steps.
-
-    Returns:
-      ``[z, x, y]``, the wide volume, normalised.
-    """
-    start = jnp.zeros(geometry.volume_shape, tilts.dtype)
-    metric = Metric(settings.smoothness, settings.ridge)
-    volume, _ = proximal_update(
-        start, tilts, geometry, weight, metric, num_iters=settings.num_iters
-    )
-    return volume
-
-
-# (half-range in degrees, smoothness, ridge): a smooth curve through the optima that
-# launch/tune_baselines.py found on validation blocks; within 0.03 dB of the best
-# grid point of every range in configs/baselines.json.  The network's condition is
-# computed with these values, so a change of them needs a new prior.
-TUNED = (
-    (4.0, 1.2, 0.004),
-    (5.0, 1.6, 0.004),
-    (10.0, 2.8, 0.004),
-    (20.0, 4.0, 0.004),
-    (30.0, 5.0, 0.004),
-    (60.0, 5.0, 0.004),
+from temdiff_jax.baselines import _door
+from temdiff_jax.inverse.tikhonov import (
+    TikhonovSettings,
+    settings_for,
+    tikhonov_normalised,
 )
 
 
-def settings_for(angles_deg) -> TikhonovSettings:
-    """Tuned values, interpolated in the logarithm of the half-range."""
-    angles = np.asarray(angles_deg, np.float64)
-    return settings_for_half_range(0.5 * float(angles.max() - angles.min()))
+def tikhonov(
+    tilts: ArrayLike,
+    angles: ArrayLike,
+    *,
+    thickness: int | None = None,
+    lateral_margin: int | str = "auto",
+    smoothness: float | None = None,
+    ridge: float | None = None,
+    iterations: int | None = None,
+) -> np.ndarray:
+    """Quadratic smoothness estimate of a tilt series.
+
+    Args:
+      tilts: Line integrals ``[n_tilts, y, x]``, intensity x voxel.
+      angles: ``[n_tilts]`` degrees, any order.
+      thickness: Voxels along the beam at zero tilt; default the detector's width.
+      lateral_margin: Columns beyond the field of view, or ``"auto"``.
+      smoothness: Prior precision of the gradient in normalised units, zero or
+        more; ``None`` takes the tuned value.
+      ridge: Prior precision of the intensity, likewise.
+      iterations: Conjugate-gradient steps; ``None`` takes the default.
+
+    Returns:
+      Volume ``[z, y, x]`` float32, intensity.
+
+    Raises:
+      InputError: Tilts, angles, extents or options cannot be used.
+    """
+    tilts, geometry = _door.enter(
+        tilts, angles, thickness=thickness, lateral_margin=lateral_margin
+    )
+    settings = settings_for(angles)
+    smoothness = settings.smoothness if smoothness is None else smoothness
+    ridge = settings.ridge if ridge is None else ridge
+    iterations = settings.num_iters if iterations is None else iterations
+    _door.check_number("smoothness", smoothness, zero=True)
+    _door.check_number("ridge", ridge, zero=True)
+    _door.check_count("iterations", iterations)
+    volume = _reconstruct(
+        tilts, geometry, float(smoothness), float(ridge), num_iters=int(iterations)
+    )
+    return _door.leave(volume)
 
 
-def settings_for_half_range(half_range_deg: float) -> TikhonovSettings:
-    """As ``settings_for``, from half the range in degrees."""
-    points = np.log([row[0] for row in TUNED])
-    at = np.log(max(half_range_deg, 1.0))
-    smoothness = np.exp(np.interp(at, points, np.log([row[1] for row in TUNED])))
-    ridge = np.exp(np.interp(at, points, np.log([row[2] for row in TUNED])))
-    return TikhonovSettings(float(smoothness), float(ridge))
+@partial(jax.jit, static_argnames="num_iters")
+def _reconstruct(tilts, geometry, smoothness, ridge, *, num_iters):
+    def solver(normalised, weight, scaling):
+        del scaling
+        settings = TikhonovSettings(smoothness, ridge, num_iters)
+        return tikhonov_normalised(normalised, geometry, weight, settings)
+
+    return _door.solve(solver, tilts, geometry)

@@ -7,7 +7,7 @@ import numpy as np
 import typer
 
 from temdiff_jax.cli import options
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
     from temdiff_jax.io.formats import Image
@@ -107,7 +107,7 @@ def _preview(
     series: "TiltSeries", factor: int, thickness: int | None, log: str
 ) -> dict[str, str]:
     """What a reconstruction with these options would take and decide."""
-    from temdiff_jax import intensity
+    from temdiff_jax.series import intensity
     from temdiff_jax.cli import estimate
 
     if factor > 1:

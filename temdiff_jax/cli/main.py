@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from temdiff_jax.cli import demo, environment, evaluate, inspect, priors, reconstruct
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 Path = Annotated[
     pathlib.Path,

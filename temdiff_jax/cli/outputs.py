@@ -4,8 +4,8 @@ import dataclasses
 import pathlib
 from collections.abc import Iterable
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
-from temdiff_jax.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)

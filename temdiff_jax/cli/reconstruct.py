@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from temdiff_jax.cli import options
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
     from temdiff_jax.io.tilt_series import TiltSeries

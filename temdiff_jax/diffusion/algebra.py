@@ -6,7 +6,7 @@ Each part is a ``NamedTuple`` of functions; solvers never know of constraints, a
 constraints never know of networks.  All arrays are batched over samples,
 ``[b, z, x, y]``.  Here are the parts, how they combine, and the default solver;
 more solvers are in ``solvers``, rules in ``consistency`` and ``guidance``, whole
-samplers in ``published``.
+samplers in ``methods``.
 """
 
 from __future__ import annotations

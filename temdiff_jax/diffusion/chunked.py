@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from temdiff_jax.diffusion.algebra import Info, Kernel, State, run_steps
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
-from temdiff_jax.types import InputError
 
 Make = Callable[..., Kernel]
 Progress = Callable[[int, int, Info], None]

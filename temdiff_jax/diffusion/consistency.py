@@ -22,12 +22,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from temdiff_jax import linear
 from temdiff_jax.diffusion import algebra
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse import cg
+from temdiff_jax.inverse.quadratic import Metric
+from temdiff_jax.inverse.quadratic import proximal_update as proximal_update
 from temdiff_jax.projector.project import backproject, project
-from temdiff_jax.projector.quadratic import Metric
-from temdiff_jax.projector.quadratic import proximal_update as proximal_update
 
 # How much less sure than inside a guess is beside the field of view, where it is the
 # quadratic estimate, in series of wide range: OUTSIDE times from the second of these
@@ -241,7 +241,7 @@ def proximal(
 
     def one(x0, sigma):
         rho = precision(sigma)
-        step, _ = linear.conjugate_gradient(
+        step, _ = cg.conjugate_gradient(
             lambda v: problem.normal(v) + rho * v,
             problem.pull(problem.residual(x0)),
             jnp.zeros_like(x0),
@@ -268,7 +268,7 @@ def proximal_voxelwise(
 
     def one(x0, spread):
         root = jnp.sqrt(spread)
-        step, _ = linear.conjugate_gradient(
+        step, _ = cg.conjugate_gradient(
             lambda u: u + root * problem.normal(root * u),
             root * problem.pull(problem.residual(x0)),
             jnp.zeros_like(x0),
@@ -396,7 +396,7 @@ def perturb_and_solve(problem: Measurement, *, num_iters: int) -> ConditionalDra
         disturbed = problem.pull(problem.residual(x0)) + problem.adjoint(
             jnp.sqrt(problem.weight) * noise
         )
-        step, _ = linear.conjugate_gradient(
+        step, _ = cg.conjugate_gradient(
             lambda u: u + root**2 * problem.normal(u),
             root * disturbed + fresh,
             jnp.zeros_like(x0),

@@ -22,9 +22,9 @@ import numpy as np
 
 from temdiff_jax.diffusion import algebra
 from temdiff_jax.diffusion.consistency import Measurement
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
-# (denoiser, measurement) -> sampler, as the functions of ``published``
+# (denoiser, measurement) -> sampler, as the functions of ``methods``
 MakeSampler = Callable[
     [Callable[[jax.Array, jax.Array], jax.Array], Measurement], algebra.Sampler
 ]

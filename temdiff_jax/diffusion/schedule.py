@@ -18,7 +18,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 SIGMA_MAX = 20.0
 SIGMA_MIN = 0.02

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import metrics, protocol, quantities, tables
-from temdiff_jax.types import InputError
 
 PAIR_CAPTION = (
     "Paired differences: mean [95 % bootstrap interval over "

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 from temdiff_jax.baselines import _door
 from temdiff_jax.baselines.sart import TUNED as SART_TUNED
 from temdiff_jax.baselines.sirt import TUNED as SIRT_TUNED
-from temdiff_jax.baselines.tikhonov import settings_for
 from temdiff_jax.baselines.tv import NUM_ITERS as TV_ITERS
 from temdiff_jax.evaluation import tables
+from temdiff_jax.inverse.tikhonov import settings_for
 
 # Mirror images over which the one-call estimate is averaged.
 MIRRORS = 8

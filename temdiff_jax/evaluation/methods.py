@@ -9,13 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from temdiff_jax import posterior, rivals
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import costs, runner
 from temdiff_jax.evaluation.plan import Run
 from temdiff_jax.evaluation.protocol import AnyEstimate, Estimate
 from temdiff_jax.priors import load_prior
-from temdiff_jax.reconstruction import reconstruct
-from temdiff_jax.types import InputError
+from temdiff_jax.reconstruction import posterior, reconstruct, rivals
 
 # Methods that take settings of their own.
 _SETTABLE = ("mean", "posterior", "regression")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import protocol, quantities
 from temdiff_jax.simulator import ALIGNED, IMPERFECT, ErrorConfig
-from temdiff_jax.types import InputError
 
 KINDS = ("accuracy", "hard", "misalignment", "cost", "ablation")
 

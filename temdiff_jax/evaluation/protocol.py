@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.evaluation import conical, fourier, gauge, membrane, metrics, results
 
 PROTOCOL = "volume-v1"
@@ -64,7 +64,7 @@ class Case:
         if not (
             0 < self.half_range_deg <= 90 and math.isclose(steps, max(1, round(steps)))
         ):
-            raise types.InputError(
+            raise errors.InputError(
                 "case is no tilt scheme: expected 0 < half range <= 90 and a step that "
                 f"divides the range, got half range {self.half_range_deg} and step "
                 f"{self.step_deg}; change the step"
@@ -76,7 +76,7 @@ class Case:
         try:
             full, step = (float(part) for part in name.split("/"))
         except ValueError:
-            raise types.InputError(
+            raise errors.InputError(
                 f"case name is unreadable: expected range/step in degrees, got {name!r}"
                 "; write for example 10/1"
             ) from None
@@ -268,7 +268,7 @@ def evaluate(
         `score`; None stands for a number that does not exist.
 
     Raises:
-        types.InputError: the file holds rows of another truth, seed, protocol or
+        errors.InputError: the file holds rows of another truth, seed, protocol or
             settings.
         ValueError: tilts or a reconstruction of the wrong shape. Exceptions of a
             method pass through; the rows before it are safe in the file.

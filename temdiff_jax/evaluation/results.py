@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from temdiff_jax import types
+from temdiff_jax import errors
 
 Row = dict[str, Any]
 Key = tuple[str, str, str]
@@ -35,7 +35,7 @@ def read_rows(path: str | Path) -> list[Row]:
     process ended, are left out.
 
     Raises:
-        types.InputError: a line other than the last is not a row.
+        errors.InputError: a line other than the last is not a row.
     """
     groups = _read_groups(Path(path))
     return [row for group in groups.values() for row in group]
@@ -51,7 +51,7 @@ def _read_groups(path: Path) -> dict[Key, list[Row]]:
             key = (row["volume"], row["case"], row["run"])
             row["estimates"] = int(row["estimates"])
         except (ValueError, TypeError, KeyError):
-            raise types.InputError(
+            raise errors.InputError(
                 f"results file is damaged: expected one row a line, got line {number} "
                 f"of {path} unreadable; remove that line or start a new file"
             ) from None
@@ -82,7 +82,7 @@ class ResultStore:
         """Return the rows of a finished run, or None.
 
         Raises:
-            types.InputError: the rows come from another protocol, seed or truth, or
+            errors.InputError: the rows come from another protocol, seed or truth, or
                 from a method of this name with other settings.
         """
         rows = self._groups.get((base["volume"], base["case"], run))
@@ -90,7 +90,7 @@ class ResultStore:
             stated = [field for field in _STATED if field in base]
             for field in (*_IDENTITY, *stated):
                 if row.get(field) != base[field]:
-                    raise types.InputError(
+                    raise errors.InputError(
                         f"results file belongs to another evaluation: expected {field} "
                         f"{base[field]} for volume {base['volume']}, case "
                         f"{base['case']}, got {row.get(field)}; give this evaluation "

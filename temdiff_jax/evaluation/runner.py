@@ -11,14 +11,15 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from temdiff_jax import baselines, layout, posterior, rivals
+from temdiff_jax import baselines, layout
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import costs
 from temdiff_jax.evaluation.protocol import AnyEstimate, Estimate
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.priors import Prior, load_prior
-from temdiff_jax.reconstruction import DEFAULT_SAMPLES, DEFAULT_STEPS, reconstruct
+from temdiff_jax.reconstruction import posterior, rivals
+from temdiff_jax.reconstruction.api import DEFAULT_SAMPLES, DEFAULT_STEPS, reconstruct
 from temdiff_jax.simulator import ALIGNED, ErrorConfig, ImagingConfig, simulate_series
-from temdiff_jax.types import InputError
 
 BASELINES = ("fbp", "sirt", "sart", "tv", "tikhonov")
 LEARNED = ("mean", "posterior")

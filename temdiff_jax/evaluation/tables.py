@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.evaluation import metrics, protocol, quantities
 
 # With n pairs all differences have one sign by chance with probability 2^(1 - n), and
@@ -179,7 +179,7 @@ def accuracy_table(
         A table; `Table.markdown` and `Table.to_dict` render it.
 
     Raises:
-        types.InputError: no rows, a repeated one, another protocol, an unknown metric
+        errors.InputError: no rows, a repeated one, another protocol, an unknown metric
             or variant.
     """
     rows = checked(rows, columns, variant)
@@ -286,26 +286,26 @@ def checked(
     """Rows of one table.
 
     Raises:
-        types.InputError: as `accuracy_table`.
+        errors.InputError: as `accuracy_table`.
     """
     kept = list(rows)
     unknown = [name for name in columns if name not in quantities.LABELS]
     if unknown or variant not in protocol.VARIANTS:
-        raise types.InputError(
+        raise errors.InputError(
             "table is undefined: expected metrics among "
             f"{sorted(quantities.LABELS)} and a variant among "
             f"{list(protocol.VARIANTS)}, got {unknown or variant!r}; "
             "correct the name"
         )
     if not kept:
-        raise types.InputError(
+        raise errors.InputError(
             "table is empty: expected at least one row, got 0; run the evaluation first"
         )
     seen = set()
     for row in kept:
         key = (row["volume"], row["case"], row["method"])
         if row["protocol"] != protocol.PROTOCOL or key in seen:
-            raise types.InputError(
+            raise errors.InputError(
                 f"rows do not form one table: expected protocol {protocol.PROTOCOL} "
                 f"and one row per volume, case and method, got protocol "
                 f"{row['protocol']} and {' / '.join(key)} "

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 DEFAULT_MAX_INPUT_GB = 16.0
 """Largest array, in GiB of float32, that a reader builds unless told otherwise."""

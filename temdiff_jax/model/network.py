@@ -14,8 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import unet
-from temdiff_jax.types import InputError
 
 # Log half-range, log tilts, log thickness, log noise-to-signal, log misfit.
 NUM_FEATURES = 5

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import gate
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig
-from temdiff_jax.types import InputError
 
 FORMAT_VERSION = 1
 # Scalars that the first priors were told.

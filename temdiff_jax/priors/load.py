@@ -19,13 +19,13 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from temdiff_jax.condition import ResidualScale
+from temdiff_jax.errors import InputError
+from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.io import gate, write
 from temdiff_jax.model import Network, NetworkConfig, make_network
 from temdiff_jax.priors import card as card_file
 from temdiff_jax.priors.card import FORMAT_VERSION
-from temdiff_jax.projector.quadratic import Metric
-from temdiff_jax.types import InputError
+from temdiff_jax.series.inputs import ResidualScale
 
 MAX_BYTES = 4 * 2**30
 MAX_HEADER_BYTES = 2**25

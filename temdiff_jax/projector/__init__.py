@@ -1,25 +1,27 @@
 """Forward and back-projection of tilt series, exact adjoints, motions of the stage."""
 
-from temdiff_jax.projector.alignment import motion_from_degrees as motion_from_degrees
-from temdiff_jax.projector.dual import (
-    backproject_dual_moving as backproject_dual_moving,
-)
-from temdiff_jax.projector.dual import project_dual_moving as project_dual_moving
-from temdiff_jax.projector.motion import Motion as Motion
-from temdiff_jax.projector.motion import MotionJacobian as MotionJacobian
-from temdiff_jax.projector.motion import backproject_dual as backproject_dual
-from temdiff_jax.projector.motion import backproject_moving as backproject_moving
-from temdiff_jax.projector.motion import jacobian_product as jacobian_product
-from temdiff_jax.projector.motion import jacobian_transpose as jacobian_transpose
-from temdiff_jax.projector.motion import linearize_motion as linearize_motion
-from temdiff_jax.projector.motion import no_motion as no_motion
-from temdiff_jax.projector.motion import project_dual as project_dual
-from temdiff_jax.projector.motion import project_moving as project_moving
 from temdiff_jax.projector.operators import normal_op as normal_op
 from temdiff_jax.projector.operators import operator_norm as operator_norm
 from temdiff_jax.projector.operators import ray_lengths as ray_lengths
 from temdiff_jax.projector.operators import seen_by_all as seen_by_all
-from temdiff_jax.projector.pixels import backproject_pixels as backproject_pixels
-from temdiff_jax.projector.pixels import project_pixels as project_pixels
 from temdiff_jax.projector.project import backproject as backproject
 from temdiff_jax.projector.project import project as project
+from temdiff_jax.projector.stage.alignment import (
+    motion_from_degrees as motion_from_degrees,
+)
+from temdiff_jax.projector.stage.dual import (
+    backproject_dual_moving as backproject_dual_moving,
+)
+from temdiff_jax.projector.stage.dual import project_dual_moving as project_dual_moving
+from temdiff_jax.projector.stage.motion import Motion as Motion
+from temdiff_jax.projector.stage.motion import MotionJacobian as MotionJacobian
+from temdiff_jax.projector.stage.motion import backproject_dual as backproject_dual
+from temdiff_jax.projector.stage.motion import backproject_moving as backproject_moving
+from temdiff_jax.projector.stage.motion import jacobian_product as jacobian_product
+from temdiff_jax.projector.stage.motion import jacobian_transpose as jacobian_transpose
+from temdiff_jax.projector.stage.motion import linearize_motion as linearize_motion
+from temdiff_jax.projector.stage.motion import no_motion as no_motion
+from temdiff_jax.projector.stage.motion import project_dual as project_dual
+from temdiff_jax.projector.stage.motion import project_moving as project_moving
+from temdiff_jax.projector.stage.pixels import backproject_pixels as backproject_pixels
+from temdiff_jax.projector.stage.pixels import project_pixels as project_pixels

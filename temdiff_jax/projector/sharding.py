@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.types import InputError
 
 SlabFunction = Callable[[jax.Array, TiltGeometry], jax.Array]
 

@@ -35,7 +35,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from temdiff_jax import types
+from temdiff_jax import errors
 
 KINDS = (
     "ellipsoid",
@@ -75,12 +75,12 @@ class Body:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise types.InputError(
+            raise errors.InputError(
                 f"body: expected a kind among {', '.join(KINDS)}, got {self.kind!r}; "
                 "correct its name"
             )
         if not min(self.semi_axes) > 0:
-            raise types.InputError(
+            raise errors.InputError(
                 f"body: expected positive semi-axes, got {self.semi_axes}; correct "
                 "the sizes"
             )
@@ -194,7 +194,7 @@ def _interval(p: Array, v: Array, is_cuboid: bool) -> Array:
 
 def _check_supersample(supersample: int) -> None:
     if supersample < 1:
-        raise types.InputError(
+        raise errors.InputError(
             f"analytic: expected supersample >= 1, got {supersample}; 3 is usual"
         )
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.simulator import materials, shapes, specimens
 
 PHANTOMS: tuple[tuple[str, shapes.Phantom], ...] = (
@@ -51,12 +51,12 @@ def random_phantom(
     """
     shapes.check_shape(shape)
     if len(probabilities) != len(PHANTOMS) or min(probabilities) < 0:
-        raise types.InputError(
+        raise errors.InputError(
             f"phantom probabilities are wrong: expected {len(PHANTOMS)} numbers >= 0 "
             f"for {[name for name, _ in PHANTOMS]}, got {probabilities}; give one each"
         )
     if sum(probabilities) <= 0:
-        raise types.InputError(
+        raise errors.InputError(
             "phantom probabilities are wrong: expected a positive sum, got "
             f"{probabilities}; make at least one of them positive"
         )
@@ -92,7 +92,7 @@ def ball(
         density [z, x, y], float32.
     """
     if supersample < 1:
-        raise types.InputError(
+        raise errors.InputError(
             f"ball cannot be sampled: expected supersample >= 1, got {supersample}; "
             "4 brings the volume of a ball of 5 voxels radius within 0.5 %"
         )

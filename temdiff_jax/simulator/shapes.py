@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from temdiff_jax import types
+from temdiff_jax import errors
 
 Points = tuple[Array, Array, Array]
 Triple = Sequence[Array] | Array
@@ -33,7 +33,7 @@ FAR = 1.0e9
 def check_shape(shape: Shape) -> None:
     """Raises `InputError` unless the shape is three extents of 8 voxels or more."""
     if len(shape) != 3 or min(shape) < MIN_EXTENT:
-        raise types.InputError(
+        raise errors.InputError(
             f"phantom is too small: expected three extents (nz, nx, ny) of at least "
             f"{MIN_EXTENT}, got {tuple(shape)}; ask for a larger volume"
         )

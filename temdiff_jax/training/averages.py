@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
-from temdiff_jax.types import InputError
 
 # Relative widths of profiles: g = 0, all steps alike, is the widest with a maximum
 # that is not at the start.

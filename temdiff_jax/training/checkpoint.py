@@ -18,9 +18,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from temdiff_jax import parallel
+from temdiff_jax.errors import InputError
 from temdiff_jax.training import manifest
 from temdiff_jax.training.step import TrainState
-from temdiff_jax.types import InputError
 
 FORMAT_VERSION = 2
 # Version 1 is the same without a manifest.

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.simulator.stain import CLIP_PERCENTILES
-from temdiff_jax.types import InputError
 
 # A slice is missing below this share of the usual deviation, or where this much more
 # of it than usual has its lowest value; saturated from this much more at an extreme.

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from temdiff_jax import condition
-from temdiff_jax.baselines.tikhonov import TikhonovSettings, settings_for_half_range
 from temdiff_jax.geometry import TiltGeometry, lateral_margin_for
+from temdiff_jax.inverse.tikhonov import TikhonovSettings, settings_for_half_range
+from temdiff_jax.series import inputs
 from temdiff_jax.simulator import phantoms, sample_stain, simulate_series
 from temdiff_jax.simulator.imaging import ImagingConfig
 from temdiff_jax.simulator.stain import SourceBank
@@ -116,12 +116,12 @@ def simulate_block(
     valid = jnp.where(lose & ~ends, keep, True).astype(jnp.float32)
     # Traced, so that one program serves every range.
     settings = TikhonovSettings(cast(float, smoothness), cast(float, ridge), num_iters)
-    ready = condition.prepare(series.tilts, geometry, settings, valid)
+    ready = inputs.prepare(series.tilts, geometry, settings, valid)
     unit = ready.scaling.contrast * ready.level
     truth = (geometry.crop(series.volume) - ready.scaling.mean) / unit
     swept = None
     if moments:
-        swept = condition.moments(ready.tilts, geometry, ready.weight)
+        swept = inputs.moments(ready.tilts, geometry, ready.weight)
         swept = jnp.moveaxis(swept, 0, -1)
     return Block(
         truth,

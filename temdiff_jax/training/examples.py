@@ -5,8 +5,8 @@ from __future__ import annotations
 import operator
 import threading
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.training.data import Block, BlockSource, cut_batch
-from temdiff_jax.types import InputError
 
 
 class Examples:

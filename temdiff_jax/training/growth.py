@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import make_network
 from temdiff_jax.priors import Prior
 from temdiff_jax.training.config import TrainConfig
-from temdiff_jax.types import InputError
 
 # What a network may have more of than the one it is grown from.
 MORE = ("grown", "filters", "features")

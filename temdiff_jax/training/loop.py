@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from temdiff_jax import condition, parallel
+from temdiff_jax import parallel
 from temdiff_jax.model import make_network
 from temdiff_jax.priors import Prior
+from temdiff_jax.series import inputs
 from temdiff_jax.training import averages, flops
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import TrainConfig
@@ -45,13 +46,13 @@ ACCEPTED = Metrics._fields.index("accepted")
 
 def measure_residual_scale(
     blocks: list[Block], *, by_series: bool = True
-) -> condition.ResidualScale:
+) -> inputs.ResidualScale:
     """Fits the residual's spread to the blocks' features, or takes their mean."""
     scales = [np.std(b.truth - b.estimate) for b in blocks]
     features = np.stack([b.features for b in blocks])
     if not by_series:
         features = np.zeros_like(features)
-    return condition.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
+    return inputs.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
 
 
 class Watch(NamedTuple):
@@ -285,7 +286,7 @@ class _Inspection:
         self._watch = watch
         self._preview = make_previewer(place.network, place.put_central, config.data)
 
-    def __call__(self, state: TrainState, scale: condition.ResidualScale) -> str:
+    def __call__(self, state: TrainState, scale: inputs.ResidualScale) -> str:
         """The line of the validation."""
         given = (state, self._batches, scale, self._place, self._config)
         line = _validate(*given, self._watch.record)
@@ -310,7 +311,7 @@ def _begin(
     checkpoints: Checkpoints,
     log: Callable[[str], None],
     initial: Prior | None,
-) -> tuple[TrainState, condition.ResidualScale]:
+) -> tuple[TrainState, inputs.ResidualScale]:
     """The newest valid checkpoint, else initial weights, else a fresh state.
 
     A fresh state has its residual scale measured on the blocks of phase 0.
@@ -332,7 +333,7 @@ def _begin(
         log(f"resuming from step {latest}")
         state = checkpoints.restore(latest, place.like)
         saved = checkpoints.meta(latest)["residual_scale"]
-        scale = condition.ResidualScale(
+        scale = inputs.ResidualScale(
             jnp.float32(saved["intercept"]), jnp.asarray(saved["slopes"], jnp.float32)
         )
     log(f"residual scale: {float(scale.intercept):.3f} {np.asarray(scale.slopes)}")
@@ -373,7 +374,7 @@ def _summary(done: int, history: list[list[float]], minutes: float) -> str:
     )
 
 
-def _meta(config: TrainConfig, scale: condition.ResidualScale) -> dict:
+def _meta(config: TrainConfig, scale: inputs.ResidualScale) -> dict:
     return {
         "config": dataclasses.asdict(config),
         "residual_scale": {
@@ -417,7 +418,7 @@ def validation_batches(
 def _validate(
     state: TrainState,
     batches: list[Batch],
-    scale: condition.ResidualScale,
+    scale: inputs.ResidualScale,
     place: Placement,
     config: TrainConfig,
     record: Callable[[int, dict[str, float]], None] | None = None,

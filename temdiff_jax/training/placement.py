@@ -16,13 +16,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from temdiff_jax import parallel
-from temdiff_jax.condition import ResidualScale
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import Network
+from temdiff_jax.series.inputs import ResidualScale
 from temdiff_jax.training import step as steps
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.data import Batch
 from temdiff_jax.training.step import Metrics, TrainState
-from temdiff_jax.types import InputError
 
 
 class Placement(NamedTuple):

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import gate, tilt_series, write
 from temdiff_jax.io.formats import mrc, stores
 from temdiff_jax.training import cleaning
 from temdiff_jax.training.volumes import MANIFEST_VERSION, SHARD_KEY
-from temdiff_jax.types import InputError
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"

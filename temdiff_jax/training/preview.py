@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from temdiff_jax import parallel
-from temdiff_jax.condition import ResidualScale
 from temdiff_jax.model import Network
+from temdiff_jax.series.inputs import ResidualScale
 from temdiff_jax.simulator import ALIGNED
 from temdiff_jax.training import step as steps
 from temdiff_jax.training.config import DataConfig, Scenario

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from temdiff_jax.condition import ResidualScale
 from temdiff_jax.diffusion import parameterisation, schedule
 from temdiff_jax.model import Condition, Network
+from temdiff_jax.series.inputs import ResidualScale
 from temdiff_jax.training import averages
 from temdiff_jax.training.config import OptimConfig
 from temdiff_jax.training.data import Batch

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import gate
 from temdiff_jax.simulator.stain import SourceBank, make_bank
-from temdiff_jax.types import InputError
 
 MANIFEST_VERSION = 1
 SHARD_KEY = "volume"

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from temdiff_jax import baselines, layout, projector, types
+from temdiff_jax import baselines, errors, layout, projector
 from temdiff_jax.geometry import TiltGeometry
 
 METHODS = sorted(baselines.__all__)
@@ -51,6 +51,7 @@ def test_the_call_shape_is_shared(method):
     assert all(option.default is not option.empty for option in options)
 
 
+@pytest.mark.slow
 @every_method
 def test_shape_dtype_and_thickness(method, tilts):
     # Thickness None is the detector's width.
@@ -178,7 +179,7 @@ BAD = [
 @every_method
 @pytest.mark.parametrize(("tilts", "angles", "options", "message"), BAD)
 def test_bad_input_is_refused(method, tilts, angles, options, message):
-    with pytest.raises(types.InputError, match=message):
+    with pytest.raises(errors.InputError, match=message):
         reconstruct(method, tilts, angles, **options)
 
 
@@ -199,5 +200,5 @@ def test_bad_input_is_refused(method, tilts, angles, options, message):
     ],
 )
 def test_bad_options_are_refused(method, options, tilts):
-    with pytest.raises(types.InputError, match=next(iter(options))):
+    with pytest.raises(errors.InputError, match=next(iter(options))):
         getattr(baselines, method)(tilts, ANGLES, thickness=THICKNESS, **options)

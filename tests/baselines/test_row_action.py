@@ -21,6 +21,7 @@ def one_sirt(volume, tilts, geometry, **options):
     return run_sirt(volume, tilts, geometry, iterations=1, **options)
 
 
+@pytest.mark.slow
 def test_sirt_never_raises_the_weighted_residual(noisy):
     tilts, _ = core(noisy)
     rows = safe_inverse(projector.ray_lengths(noisy.geometry))
@@ -34,6 +35,7 @@ def test_sirt_never_raises_the_weighted_residual(noisy):
     assert norms[-1] < 0.2 * norms[0]
 
 
+@pytest.mark.slow
 def test_sart_sweeps_lower_the_residual(narrow):
     tilts, _ = core(narrow)
     order = farthest_first(narrow.angles)
@@ -69,6 +71,7 @@ def test_iterations_continue_where_they_stopped(noisy):
     np.testing.assert_allclose(twice, whole, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("angle", [0.0, 12.0])
 def test_with_one_tilt_sart_is_sirt(angle, noisy):
     tilts, angles = noisy.tilts[:1], [angle]
@@ -78,6 +81,7 @@ def test_with_one_tilt_sart_is_sirt(angle, noisy):
     np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(other).max())
 
 
+@pytest.mark.slow
 def test_sart_follows_the_formula_tilt_by_tilt():
     # Against dense matrices made column by column; steep and shallow tilts mixed.
     from temdiff_jax.geometry import TiltGeometry
@@ -112,6 +116,7 @@ def test_sart_follows_the_formula_tilt_by_tilt():
     np.testing.assert_allclose(np.ravel(found), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_positivity_holds_in_the_units_of_the_input(noisy):
     options = {"lateral_margin": 0, "iterations": 20}
     free = baselines.sirt(noisy.tilts, noisy.angles, **options)

@@ -39,7 +39,9 @@ def test_every_published_best_is_the_highest_score(published):
             best = max(float(np.mean(row["psnr_db"])) for row in record["scores"])
             assert record["psnr_db"] == pytest.approx(best, abs=2e-3)
             assert record["points_scored"] == len(record["scores"])
-    assert all("launch.tune_baselines" in c for c in published["header"]["commands"])
+    assert all(
+        "launch.studies.tune_baselines" in c for c in published["header"]["commands"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,7 @@ def test_the_row_of_the_nearest_half_range(angles, expected):
     assert _door.tuned_row(table, angles) == (expected,)
 
 
+@pytest.mark.slow
 def test_none_takes_the_tuned_options(noisy):
     series = (noisy.tilts, noisy.angles)
     assert _door.half_range_deg(noisy.angles) == 20.0
@@ -84,7 +87,7 @@ def test_the_search_runs_and_goes_on(tmp_path):
     def search(*words):
         command = ["--volumes=*.npz", "--crop=16", "--height=8", "--cases=40/10"]
         done = subprocess.run(
-            [sys.executable, "-m", "launch.tune_baselines", *command, *words],
+            [sys.executable, "-m", "launch.studies.tune_baselines", *command, *words],
             cwd=tmp_path,
             env={"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"},
             capture_output=True,

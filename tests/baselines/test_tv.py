@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax import baselines, layout, noise, projector
-from temdiff_jax.projector import quadratic
+from temdiff_jax import baselines, layout, projector
+from temdiff_jax.inverse import quadratic
+from temdiff_jax.series import noise
 
 tv = importlib.import_module("temdiff_jax.baselines.tv")
 run_tv = jax.jit(tv.tv_normalised)
@@ -26,6 +27,7 @@ def minimise(scene, lam, iterations):
     return run_tv(tilts, scene.geometry, weight, lam=lam, iterations=iterations)
 
 
+@pytest.mark.slow
 def test_gradient_and_its_adjoint():
     keys = jax.random.split(jax.random.key(0))
     volume = jax.random.normal(keys[0], (5, 4, 3))
@@ -38,6 +40,7 @@ def test_gradient_and_its_adjoint():
     np.testing.assert_allclose(laplacian, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_norm_is_within_its_bound():
     waves = jnp.indices((12, 12, 12)).sum(axis=0) % 2 * 2.0 - 1.0
     ratio = jnp.sum(tv.gradient(waves) ** 2) / jnp.sum(waves**2)
@@ -69,12 +72,14 @@ def test_without_penalty_it_is_least_squares(noisy):
     assert reached - best < 0.01 * (at_zero - best)
 
 
+@pytest.mark.slow
 def test_a_huge_penalty_leaves_a_constant(noisy):
     flat = baselines.tv(noisy.tilts, noisy.angles, lam=1e5)
     free = baselines.tv(noisy.tilts, noisy.angles, lam=0.0)
     assert np.ptp(flat) < 1e-3 * np.ptp(free)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lam", [0.1, 1.0, 10.0])
 def test_the_default_number_of_steps_is_enough(lam, noisy):
     tilts, weight = normalised(noisy)
@@ -88,6 +93,7 @@ def test_the_default_number_of_steps_is_enough(lam, noisy):
     assert best <= reached < best + 0.05 * (zero - best)
 
 
+@pytest.mark.slow
 def test_the_minimum_is_below_its_neighbours(noisy):
     tilts, weight = normalised(noisy)
     volume = minimise(noisy, 1.0, 3000)

@@ -24,6 +24,7 @@ def packaged(tmp_path, monkeypatch):
     return tilts.astype(np.float32)
 
 
+@pytest.mark.slow
 def test_narrow_range_beside_the_full_one(packaged, library, tmp_path, monkeypatch):
     seen = []
 
@@ -53,6 +54,7 @@ def test_narrow_range_beside_the_full_one(packaged, library, tmp_path, monkeypat
     assert record["input"]["angle_range_deg"] == [-20.0, 20.0]
 
 
+@pytest.mark.slow
 def test_a_second_demo_replaces_the_first_and_nothing_else(packaged, library, tmp_path):
     out = tmp_path / "d"
     words = ["demo", "--out", str(out), "--samples", "1", "--steps", "2"]

@@ -16,6 +16,7 @@ SIZE = 24
 BAR_COLUMN = 15
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("temdiff_jax.reconstruction") is None,
     reason="this checkout has no temdiff_jax.reconstruction",

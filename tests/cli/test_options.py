@@ -1,8 +1,9 @@
 import pytest
 
-from temdiff_jax import reconstruction, weighting
 from temdiff_jax.cli import options
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
+from temdiff_jax.reconstruction import api
+from temdiff_jax.series import weighting
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,6 @@ def test_effort_is_smaller_on_a_cpu_and_yields_to_the_user():
 
 
 def test_choices_and_defaults_are_those_of_the_library():
-    assert options.SAMPLERS == reconstruction.SAMPLERS
+    assert options.SAMPLERS == api.SAMPLERS
     assert options.WEIGHTINGS == weighting.FORMS
-    assert options.DEFAULT_WEIGHTING == reconstruction.DEFAULT_WEIGHTING
+    assert options.DEFAULT_WEIGHTING == api.DEFAULT_WEIGHTING

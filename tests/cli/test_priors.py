@@ -6,7 +6,7 @@ import pytest
 
 from temdiff_jax import priors
 from temdiff_jax.cli.main import main
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 CARDS = {
     "default": {"licence": "CC0", "voxel_size_angstrom": [40, 80], "sha256": "ab" * 32},

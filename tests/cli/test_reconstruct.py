@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.cli.main import main
 from temdiff_jax.io import write
 from temdiff_jax.io.formats import mrc
@@ -45,6 +45,7 @@ def test_writes_four_files_and_says_so(series, library, tmp_path, capsys):
     assert "sampling: 2/2" in captured.err
 
 
+@pytest.mark.slow
 def test_passes_the_options_to_the_library(series, library, tmp_path):
     code = run(
         series, tmp_path / "r", "--thickness", "4", "--samples", "3", "--steps", "9",
@@ -81,12 +82,14 @@ def test_says_what_it_doubts(series, library, tmp_path, capsys):
     assert "warning" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["-2:2", "4", "4.0"])
 def test_range_is_an_interval_or_a_width(series, library, tmp_path, text):
     assert run(series, tmp_path / "r", "--range", text) == 0
     np.testing.assert_array_equal(library.calls[0]["angles"], [-2.0, 0.0, 2.0])
 
 
+@pytest.mark.slow
 def test_volumes_carry_values_voxel_size_and_labels(series, library, tmp_path):
     out = tmp_path / "r"
     assert run(series, out, "--thickness", "6", "--samples", "2", "--steps", "5") == 0
@@ -102,6 +105,7 @@ def test_volumes_carry_values_voxel_size_and_labels(series, library, tmp_path):
     assert "uncalibrated" in std.labels[0]
 
 
+@pytest.mark.slow
 def test_binning_averages_pixels_and_grows_the_voxel(series, library, tmp_path):
     out = tmp_path / "r"
     assert run(series, out, "--bin", "2") == 0
@@ -110,6 +114,7 @@ def test_binning_averages_pixels_and_grows_the_voxel(series, library, tmp_path):
     assert mrc.read_mrc(out / "grid_temdiff.mrc").voxel_size_angstrom[0] == 40.0
 
 
+@pytest.mark.slow
 def test_a_tilt_axis_along_x_is_turned_there_and_back(series, library, tmp_path):
     out = tmp_path / "r"
     assert run(series, out, "--tilt-axis", "x") == 0
@@ -143,6 +148,7 @@ def test_record_tells_all_that_is_needed_to_repeat_the_run(
     assert sorted(record["outputs"]) == OUTPUTS
 
 
+@pytest.mark.slow
 def test_json_prints_the_record_and_nothing_else(series, library, tmp_path, capsys):
     out = tmp_path / "r"
     assert run(series, out, "--json") == 0
@@ -150,6 +156,7 @@ def test_json_prints_the_record_and_nothing_else(series, library, tmp_path, caps
     assert printed == json.loads((out / "grid.temdiff.json").read_text())
 
 
+@pytest.mark.slow
 def test_report_is_a_page_with_the_measured_tilts(series, library, tmp_path):
     out = tmp_path / "r"
     assert run(series, out) == 0
@@ -169,6 +176,7 @@ def test_existing_output_stays_without_overwrite(series, library, tmp_path, caps
     assert (out / "grid_report.png").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_the_outputs(series, library, tmp_path):
     out = tmp_path / "r"
     assert run(series, out) == 0
@@ -198,7 +206,7 @@ def test_an_output_folder_below_a_file_is_refused(series, library, tmp_path, cap
 
 
 def test_a_failing_library_leaves_no_output(series, library, tmp_path, capsys):
-    library.error = types.InputError("prior: expected a name, got 'x'; pass one")
+    library.error = errors.InputError("prior: expected a name, got 'x'; pass one")
     line = refused(capsys, run(series, tmp_path / "r", "--prior", "x"))
     assert line == "temdiff: prior: expected a name, got 'x'; pass one"
     library.error = RuntimeError("first line\nsecond line")

@@ -61,6 +61,7 @@ def sample(rule: algebra.Constraint | None) -> algebra.State:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_identity_changes_no_bit():
     np.testing.assert_array_equal(guesses(algebra.identity())[0], guesses(None)[0])
@@ -114,6 +115,7 @@ def test_within_acts_between_its_limits_and_counts_only_there():
     np.testing.assert_array_equal(np.flatnonzero(moved), [2, 3, 4, 5])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_chunks_equal_one_scan_bit_for_bit_with_one_program():
     guess = algebra.constrain(algebra.predictor(gaussian), counting(0.01))
@@ -153,6 +155,7 @@ def nudge(key, before, after, sigma, sigma_next):
     return after.x + 0.1 * before.x + jax.random.normal(key, after.x.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_then_changes_x_after_the_step_with_a_key_of_its_own():
     inner = algebra.ddim(algebra.predictor(gaussian), eta=0.6)
@@ -173,6 +176,7 @@ def test_then_changes_x_after_the_step_with_a_key_of_its_own():
     np.testing.assert_allclose(info.update_rms, np.std(state.x - X), rtol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_then_counts_its_steps_across_chunks():
     kernel = algebra.then(
@@ -190,6 +194,7 @@ def test_then_counts_its_steps_across_chunks():
     np.testing.assert_array_equal(state.x, whole.x)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_draw_starts_where_the_sampler_says():
     kernel = algebra.ddim(algebra.predictor(gaussian))
@@ -204,6 +209,7 @@ def test_draw_starts_where_the_sampler_says():
     np.testing.assert_array_equal(drawn[0], drawn[1])
 
 
+@pytest.mark.slow
 def test_ddim_is_of_first_order_on_a_gaussian_prior(x64):
     x = jnp.asarray([[[[1.3, -0.4]]]], jnp.float64)
     high, low = 10.0, 0.1
@@ -255,6 +261,7 @@ def test_samples_of_a_gaussian_prior_have_its_mean_and_the_known_variance(eta):
     assert 0.85 < known < 1.0
 
 
+@pytest.mark.slow
 def test_run_under_vmap_over_keys_is_one_run_per_key():
     traces = []
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from temdiff_jax.diffusion import algebra, chunked, schedule, solvers
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 SHAPE = (2, 3, 4, 5)
 SIGMAS = schedule.karras(8)
@@ -32,6 +32,7 @@ def assert_same(got, expected):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_run_chunked_gives_the_bits_of_run_and_reports(chunk):
@@ -52,6 +53,7 @@ def test_run_chunked_gives_the_bits_of_run_and_reports(chunk):
     assert not X.is_deleted()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_run_chunked_goes_on_from_its_file_bit_for_bit(tmp_path):
     path, kernel, key = tmp_path / "sampling.npz", KERNEL, jax.random.key(4)

@@ -7,8 +7,8 @@ import pytest
 
 from temdiff_jax.diffusion import algebra, consistency, schedule
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.projector import project
-from temdiff_jax.projector.quadratic import Metric
 
 NZ, NX, NY, MARGIN = 6, 6, 1, 2
 ANGLES = (-50.0, -20.0, 0.0, 25.0, 55.0)
@@ -69,12 +69,14 @@ def pull(frame, geometry, metric, sigma, x0):
     return rule.apply(x0, sigma, rule.init())[0]
 
 
+@pytest.mark.slow
 def test_weight_zero_changes_nothing(wide):
     x0 = residuals()
     out = pull(frame_for(wide, 0.0), wide, Metric(0.5, 0.1), 1.0, x0)
     np.testing.assert_allclose(out, x0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_at_vanishing_noise_the_guess_stays(wide):
     x0, frame = residuals(), frame_for(wide, 10.0)
     out = pull(frame, wide, Metric(0.0, 1.0), 1e-3, x0)
@@ -117,6 +119,7 @@ def test_margin_is_less_sure_the_steeper_the_rays(largest, expected):
     np.testing.assert_allclose(consistency.guess_spread(series, 1.0), 1.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outside", [1.0, 10.0])
 def test_margin_has_a_spread_that_no_noise_level_sharpens(wide, outside):
     """P2 with variance unit^2 r^2 in the field of view and unit^2 c^2 beside it."""
@@ -274,6 +277,7 @@ def test_replace_range_is_the_limit_of_p2_for_sure_data(x64):
     assert residuals[0] > residuals[1] > residuals[2]
 
 
+@pytest.mark.slow
 def test_replace_range_ignores_masked_data_and_bears_dependent_rows(x64):
     problem, matrix, x0 = matrix_problem(weight=np.asarray([1.0, 3.0, 0.0, 0.0, 2.0]))
     kept = matrix[[0, 1, 4]]
@@ -361,6 +365,7 @@ def test_weight_zero_is_the_identity_and_new_numbers_compile_nothing(name, x64):
     np.testing.assert_allclose(one[0], moved[1], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["exact", "langevin"])
 def test_conditional_draws_have_the_law_of_data_and_guess(name, x64):
     problem, matrix, x0 = matrix_problem()
@@ -392,6 +397,7 @@ def test_the_projector_as_measurement_gives_the_default_update(wide):
     np.testing.assert_allclose(problem.residual(x), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_p2_on_functions_is_p2_on_tilts(geometry):
     frame, x0 = frame_for(geometry, 4.0, unit=0.5), residuals()
     problem = consistency.projector_measurement(frame, geometry)

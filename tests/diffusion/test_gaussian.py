@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax.diffusion import algebra, gaussian, published, schedule, solvers
-from temdiff_jax.types import InputError
+from temdiff_jax.diffusion import algebra, gaussian, schedule, solvers
+from temdiff_jax.diffusion.methods import unguided
+from temdiff_jax.errors import InputError
 
 
 def dense(law):
@@ -56,6 +57,7 @@ def test_denoiser_conditions_on_the_noisy_volume(x64):
     np.testing.assert_allclose(gaussian.denoiser(law)(jnp.asarray(x), 0.7), expected)
 
 
+@pytest.mark.slow
 def test_flow_solves_the_probability_flow_equation(x64):
     law = gaussian.make_problem(6, 2, seed=4).prior
     x = 3.0 * jax.random.normal(jax.random.key(1), (2, 6), jnp.float64)
@@ -90,6 +92,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_solvers_with_the_exact_conditional_denoiser_draw_from_the_posterior(name, x64):
     problem = gaussian.make_problem(condition=10.0, seed=6)
@@ -105,6 +108,7 @@ def test_solvers_with_the_exact_conditional_denoiser_draw_from_the_posterior(nam
     assert np.all((found.variance_ratio > 0.8) & (found.variance_ratio < 1.25))
 
 
+@pytest.mark.slow
 def test_a_score_sees_a_sampler_that_ignores_the_data(x64):
     problem = gaussian.make_problem(condition=10.0, seed=6)
     sigmas = schedule.karras(30)
@@ -116,7 +120,7 @@ def test_a_score_sees_a_sampler_that_ignores_the_data(x64):
     found = gaussian.score(prior_only, problem, jax.random.key(0), count=1024)
     assert np.all(found.variance_ratio[found.seen()] > 5)
     good = gaussian.score(
-        lambda d, m: published.proximal_ddim(d, m, sigmas=sigmas),
+        lambda d, m: unguided.proximal_ddim(d, m, sigmas=sigmas),
         problem,
         jax.random.key(0),
         count=1024,

@@ -21,6 +21,7 @@ def applied(predictor, x, sigma):
     return jax.jit(predictor.apply)(x, sigma, predictor.init())[0]
 
 
+@pytest.mark.slow
 def test_moment_matching_is_the_exact_conditional_guess(x64):
     problem, denoise, data, x = bench(10.0)
     exact = gaussian.denoiser(gaussian.posterior(problem))
@@ -51,6 +52,7 @@ def test_white_guess_knows_the_variance_of_the_data(x64):
     np.testing.assert_allclose(applied(guided, x, 0.7), exact(x, 0.7), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_guide_with_a_sure_guess_is_the_gradient_of_its_likelihood(x64):
     _, denoise, data, x = bench(10.0)
 
@@ -84,6 +86,7 @@ def test_pulled_back_norm_is_minus_its_gradient(x64):
     np.testing.assert_allclose(pull(x, 0.7), -jax.grad(norm)(x), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_weight_zero_is_invisible_to_guidance(x64):
     _, denoise, data, x = bench(10.0)
@@ -109,6 +112,7 @@ def test_classifier_free_guidance_extrapolates(amount):
     np.testing.assert_array_equal(x0, jnp.full((1, 2), 1.0 + amount))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_search_meets_the_data_to_the_tolerance_and_stops(x64):
     _, denoise, data, x = bench(10.0)

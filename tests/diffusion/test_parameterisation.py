@@ -64,6 +64,7 @@ def test_the_mean_level_does_not_look_at_x():
     np.testing.assert_allclose(seen[0], np.log(par.SIGMA_MEAN) / 4, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_loss_of_the_optimal_network_is_the_floor():
     key_data, key_noise = jax.random.split(jax.random.key(3))
     shape = (5, 16, 16, 16)
@@ -158,6 +159,7 @@ def test_every_view_is_the_mean_where_the_input_says_nothing(name):
     np.testing.assert_array_equal(guess, 3.0)
 
 
+@pytest.mark.slow
 def test_network_samples_alike_through_any_view(x64):
     """One network of the default form, its guess taken through a view at every step."""
 
@@ -222,6 +224,7 @@ def test_variance_that_is_learned_is_that_of_the_errors(x64):
     np.testing.assert_allclose(jnp.exp(free), spreads**2, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_variance_is_that_of_the_weighted_likelihood(x64):
     error, s = jnp.array(0.7), 0.4
     wide = jnp.full((1, 1, 1, 1), s)
@@ -232,6 +235,7 @@ def test_gradient_of_the_variance_is_that_of_the_weighted_likelihood(x64):
     np.testing.assert_array_equal(at_error, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_second_output_changes_no_bit_of_the_first_loss(x64):
     sigma = SIGMAS.astype(jnp.float64)

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from temdiff_jax.diffusion import schedule
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 
 @pytest.mark.parametrize("num_steps", [2, 7, 25])
@@ -64,6 +64,7 @@ def test_grids_in_single_precision_agree_with_double(name, x64):
         np.testing.assert_allclose(single, double, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_variance_preserving_levels_follow_the_published_alpha_bar(x64):
     sigma = np.asarray(schedule.vp_linear(5))[:-1]
     slope, least = 19.9, 0.1

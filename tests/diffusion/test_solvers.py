@@ -60,12 +60,14 @@ def run(kernel, shape=(2, 3), steps=6, seed=0):
     return algebra.run(kernel, jax.random.key(seed + 1), x, sigmas)[0]
 
 
+@pytest.mark.slow
 def test_ddim_euler_and_flow_euler_are_one_map():
     reference = run(solvers.ddim(unit_guess(), eta=0.0)).x
     for make in (solvers.euler, solvers.flow_euler):
         np.testing.assert_allclose(run(make(unit_guess())).x, reference, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_ancestral_is_the_conditional_of_the_forward_process():
     """x' given x and x0 is Gaussian by Bayes' rule: compare one step with it."""
     sigma, after, count = 2.0, 1.5, 20000
@@ -95,6 +97,7 @@ def variance_of(kernel, steps=16) -> float:
     return float(np.var(np.asarray(x, np.float64)))
 
 
+@pytest.mark.slow
 def test_sde_form_comes_closer_to_the_variance_than_the_ancestral_step():
     coarse = abs(variance_of(solvers.ancestral(unit_guess())) - 1)
     fine = abs(variance_of(solvers.dpm_solver_2m(unit_guess(), eta=1.0)) - 1)
@@ -102,6 +105,7 @@ def test_sde_form_comes_closer_to_the_variance_than_the_ancestral_step():
     assert fine < 0.5 * coarse
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_churn_keeps_the_law_of_the_samples_and_needs_the_key():
     still, churned = solvers.heun(unit_guess()), solvers.heun(unit_guess(), churn=0.3)
@@ -114,6 +118,7 @@ def test_churn_keeps_the_law_of_the_samples_and_needs_the_key():
     np.testing.assert_array_equal(run(outside).x, a)
 
 
+@pytest.mark.slow
 def test_renoise_replaces_a_share_of_the_noise_and_hides_the_rule_from_it():
     shift = algebra.constraint(lambda x0, sigma: x0 + 1.0)
     x, levels = jnp.asarray([[3.0, -1.0]]), jnp.asarray([2.0, 1.0])

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import comparisons
-from temdiff_jax.types import InputError
 
 
 def row(method, volume, psnr, *, specimen=None, case="10/1", run=None, failed=None):

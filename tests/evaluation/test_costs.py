@@ -2,9 +2,9 @@
 
 import json
 
-from temdiff_jax import posterior, rivals
-from temdiff_jax.baselines.tikhonov import settings_for
 from temdiff_jax.evaluation import costs, runner
+from temdiff_jax.inverse.tikhonov import settings_for
+from temdiff_jax.reconstruction import posterior, rivals
 
 ANGLES = [-5.0, 0.0, 5.0]
 

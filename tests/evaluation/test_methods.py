@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from temdiff_jax import posterior, rivals
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import methods, runner
 from temdiff_jax.evaluation.plan import Run
 from temdiff_jax.priors import load_prior
-from temdiff_jax.types import InputError
+from temdiff_jax.reconstruction import posterior, rivals
 
 
 def settings_of(run, priors=None):

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import plan
 from temdiff_jax.simulator import ALIGNED, IMPERFECT
-from temdiff_jax.types import InputError
 
 PLAN = plan.TablePlan(
     name="t",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.evaluation import protocol, quantities, results
 
 SHAPE = (16, 14, 18)
@@ -62,13 +62,13 @@ def test_cases_are_the_six_schemes_of_the_protocol():
 
 @pytest.mark.parametrize(("half", "step"), [(5, 3), (0, 1), (5, 0), (5, -1), (95, 5)])
 def test_impossible_cases_are_refused(half, step):
-    with pytest.raises(types.InputError, match="no tilt scheme: expected .* got"):
+    with pytest.raises(errors.InputError, match="no tilt scheme: expected .* got"):
         protocol.Case(half, step)
 
 
 @pytest.mark.parametrize("name", ["10", "10/1/2", "ten/one"])
 def test_unreadable_case_names_are_refused(name):
-    with pytest.raises(types.InputError, match="case name is unreadable"):
+    with pytest.raises(errors.InputError, match="case name is unreadable"):
         protocol.Case.from_name(name)
 
 
@@ -149,6 +149,7 @@ def test_seeds_differ_by_volume_and_case_and_nothing_else():
     assert protocol.seed_for(0, "a", "10/1") == 880678838
 
 
+@pytest.mark.slow
 def test_evaluate_scores_every_estimate_of_every_case():
     bench, seen = Bench(), []
     rows = bench.run(on_row=seen.append)
@@ -195,6 +196,7 @@ def test_spread_of_an_estimate_is_scored_in_units_of_the_truth():
     assert quantities.value(one, "tau", "matched") is None
 
 
+@pytest.mark.slow
 def test_finished_file_runs_nothing_again(tmp_path):
     path = tmp_path / "deep" / "rows.jsonl"
     first = Bench().run(results_path=path)
@@ -205,6 +207,7 @@ def test_finished_file_runs_nothing_again(tmp_path):
     assert results.read_rows(path) == first
 
 
+@pytest.mark.slow
 def test_interrupted_file_continues_where_it_stopped(tmp_path):
     path = tmp_path / "rows.jsonl"
     expected = Bench().run(results_path=path)
@@ -261,7 +264,7 @@ def test_costs_and_settings_of_a_method_are_in_its_rows(tmp_path):
     assert told["specimen"] == flat["specimen"] == "s" and flat["tissue"] == "t"
     assert not {"calls", "pairs", "settings"} & set(flat)
     assert run({"steps": 8}) == [told, flat]
-    with pytest.raises(types.InputError, match="expected settings {'steps': 9}"):
+    with pytest.raises(errors.InputError, match="expected settings {'steps': 9}"):
         run({"steps": 9})
 
 
@@ -274,21 +277,22 @@ def test_rows_before_a_crash_are_kept(tmp_path):
     assert [row["method"] for row in results.read_rows(path)] == ["flat"]
 
 
+@pytest.mark.slow
 def test_file_of_another_evaluation_is_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
     Bench().run(results_path=path)
-    with pytest.raises(types.InputError, match="another evaluation: expected seed"):
+    with pytest.raises(errors.InputError, match="another evaluation: expected seed"):
         Bench().run(results_path=path, seed=1)
     bench = Bench()
     bench.volumes["a"] = block(99)
-    with pytest.raises(types.InputError, match="truth_sha256"):
+    with pytest.raises(errors.InputError, match="truth_sha256"):
         bench.run(results_path=path)
 
 
 def test_damaged_file_is_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"volume": "a"}\n{}\n')
-    with pytest.raises(types.InputError, match="damaged: expected .* line 1"):
+    with pytest.raises(errors.InputError, match="damaged: expected .* line 1"):
         results.read_rows(path)
 
 
@@ -303,6 +307,7 @@ def test_diverged_result_is_a_failed_row(tmp_path):
     assert all("raw" not in row for row in flat)
 
 
+@pytest.mark.slow
 def test_numbers_that_do_not_exist_are_null_in_strict_json(tmp_path):
     path = tmp_path / "rows.jsonl"
     bench = Bench()

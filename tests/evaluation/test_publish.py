@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import plan, publish
-from temdiff_jax.types import InputError
 
 METRICS = ("rmse", "psnr", "ssim", "ssim_xz", "e_out", "cone_ratio")
 PLAN = plan.TablePlan(

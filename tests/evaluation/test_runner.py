@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from temdiff_jax import layout
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import runner
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import project
 from temdiff_jax.simulator import ImagingConfig
-from temdiff_jax.types import InputError
 
 ANGLES = np.array([-20.0, -7.0, 0.0, 10.0, 20.0])
 SHAPE = (8, 9, 12)  # z, y, x
@@ -37,12 +37,14 @@ def test_tilts_have_the_shape_of_the_field_of_view(truth):
     assert np.all(np.isfinite(tilts))
 
 
+@pytest.mark.slow
 def test_noise_is_a_function_of_the_seed(truth):
     first = runner.simulate_case(truth, ANGLES, 3)
     np.testing.assert_array_equal(first, runner.simulate_case(truth, ANGLES, 3))
     assert not np.array_equal(first, runner.simulate_case(truth, ANGLES, 4))
 
 
+@pytest.mark.slow
 def test_grey_levels_are_scaled_before_imaging(truth, ideal):
     scaled = 0.5 * truth.astype(np.float32) - 7.0
     np.testing.assert_allclose(
@@ -50,6 +52,7 @@ def test_grey_levels_are_scaled_before_imaging(truth, ideal):
     )
 
 
+@pytest.mark.slow
 def test_slab_goes_on_outside_the_field_of_view_by_mirroring(truth, ideal):
     tilts = ideal(truth, ANGLES, 0)
     geometry = TiltGeometry.from_degrees(ANGLES, thickness=8, width=12, height=9)
@@ -78,6 +81,7 @@ def test_methods_come_under_their_names_in_the_order_asked():
     assert all(callable(method) for method in methods.values())
 
 
+@pytest.mark.slow
 def test_baselines_reconstruct_without_a_prior(truth):
     tilts = runner.simulate_case(truth, ANGLES, 0)
     for name, method in runner.standard_methods(["fbp"]).items():
@@ -167,6 +171,7 @@ def test_regression_is_the_one_call_estimate_of_its_own_weights(monkeypatch):
     assert asked[0]["sampler"] == "mean" and asked[0]["prior"] == "own"
 
 
+@pytest.mark.slow
 def test_rows_of_another_prior_or_weighting_are_of_another_method():
     here, there = (
         runner.standard_methods(["mean"], weighting=form)["mean"].settings

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.evaluation import metrics, tables
 
 
@@ -241,5 +241,5 @@ def test_membranes_are_best_at_one_and_depth_errors_at_zero():
     ],
 )
 def test_unusable_rows_are_refused(call, message):
-    with pytest.raises(types.InputError, match=message):
+    with pytest.raises(errors.InputError, match=message):
         call()

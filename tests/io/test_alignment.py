@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from temdiff_jax import io
+from temdiff_jax.errors import InputError
 from temdiff_jax.io.alignment import inplane
-from temdiff_jax.types import InputError
 
 ANGLES = [-30.0, -10.0, 15.0, 40.0]
 AXIS_DEG = np.array([7.0, 7.0, -5.0, 12.0])

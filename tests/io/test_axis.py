@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import axis
-from temdiff_jax.types import InputError
 
 
 def test_turn_and_back():

@@ -9,9 +9,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import gate
 from temdiff_jax.io.formats import mrc
-from temdiff_jax.types import InputError
 
 
 @pytest.fixture

@@ -18,14 +18,14 @@ import pytest
 READ_ALL = """
     import json, resource, sys
     resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
-    from temdiff_jax import types
+    from temdiff_jax import errors
     from temdiff_jax.io import tilt_series
     found = {}
     for path in sys.argv[1:]:
         try:
             tilt_series.load_tilt_series(path, [-3, 0, 3, 6])
             found[path] = "accepted"
-        except types.InputError as error:
+        except errors.InputError as error:
             found[path] = str(error)
     # Not getrusage: its maximum survives exec, and so includes the test runner's.
     status = open("/proc/self/status").read()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from temdiff_jax import io
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 ANGLES = [-40.0, -20.0, 0.0, 20.0, 40.0]
 

@@ -9,10 +9,10 @@ import mrcfile
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 from temdiff_jax.io.alignment import angles
 from temdiff_jax.io.formats import mrc
-from temdiff_jax.types import InputError
 
 
 @pytest.mark.parametrize("voxel", [13.5, 1e-3, (20.0, 10.0, 5.0)])

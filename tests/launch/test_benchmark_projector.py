@@ -14,8 +14,8 @@ from launch import benchmark_projector
 from launch.benchmarking import limits as machine_limits
 from launch.benchmarking import peers, timing
 from launch.benchmarking import report as projector_report
+from temdiff_jax.errors import InputError
 from temdiff_jax.projector import kernels
-from temdiff_jax.types import InputError
 
 # A peer that is exactly adjoint and needs numpy alone: each voxel is spread linearly
 # over the two detector columns beside it.
@@ -142,6 +142,7 @@ CASE = timing.Case((10, 6, 11), 3, 50.0)
 EFFORT = timing.Effort(rounds=2, seconds=0.02, limit_s=20.0)
 
 
+@pytest.mark.slow
 def test_a_case_is_timed_checked_and_compared(make_peer, short_loops):
     suite = timing.Suite({"splat": make_peer()}, EFFORT)
     ours, theirs = suite.run(CASE)
@@ -157,6 +158,7 @@ def test_a_case_is_timed_checked_and_compared(make_peer, short_loops):
     assert 0 < suite.predicted_s("splat", CASE) < 1
 
 
+@pytest.mark.slow
 def test_what_would_take_too_long_is_not_run(make_peer, short_loops):
     suite = timing.Suite({"splat": make_peer()}, EFFORT)
     slow = {"projector": "splat", "samples": {"forward": [[4e3]], "adjoint": [[2e3]]}}

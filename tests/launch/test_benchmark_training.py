@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from launch import benchmark_training, program
-from temdiff_jax import condition
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
+from temdiff_jax.series import inputs
 from temdiff_jax.training import optimiser
 from temdiff_jax.training.config import OptimConfig, TrainConfig
 from temdiff_jax.training.step import init_state
-from temdiff_jax.types import InputError
 
 # Compiles for tens of seconds.
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def test_native_convolutions_are_the_same_function_in_other_words():
     network = make_network(config.network)
     state = init_state(jax.random.key(0), network, config.optim)
     batch = benchmark_training.random_batch(config)
-    scale = condition.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES))
+    scale = inputs.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES))
     given = (state, jax.random.key(1), batch, scale)
 
     def dimensions():

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from launch import evaluate, program
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import protocol
-from temdiff_jax.types import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 TABLES = sorted((REPOSITORY / "configs" / "tables").glob("t*.py"))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from temdiff_jax.types import InputError
+from temdiff_jax.errors import InputError
 
 ANGLES = np.linspace(-57.0, 60.0, 14)
 OFFSETS = np.stack([np.linspace(9.0, -11.0, 14), np.linspace(-1.0, 2.0, 14)], axis=1)

@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage
 
 from launch import prepare_data
+from temdiff_jax.errors import InputError
 from temdiff_jax.training import volumes
-from temdiff_jax.types import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -59,6 +59,7 @@ def test_flags_are_checked(changes, message):
         prepare_data.read_requests(given)
 
 
+@pytest.mark.slow
 def test_program_prepares_and_ends_with_code_2_on_bad_input(tmp_path):
     grey = ndimage.gaussian_filter(
         np.random.default_rng(0).normal(size=(40, 30, 30)), 2

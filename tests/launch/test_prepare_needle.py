@@ -3,8 +3,8 @@ import importlib.resources
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import tilt_series
-from temdiff_jax.types import InputError
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from launch import program
+from temdiff_jax.errors import InputError
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.data import extents
-from temdiff_jax.types import InputError
 
 CONFIG = TrainConfig()
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from launch import simulate_pool
+from temdiff_jax.errors import InputError
 from temdiff_jax.training import data
 from temdiff_jax.training.config import DataConfig, Scenario, TrainConfig
-from temdiff_jax.types import InputError
 
 CONFIG = TrainConfig(
     data=DataConfig(

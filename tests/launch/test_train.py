@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from launch import program, train
+from temdiff_jax.errors import InputError
 from temdiff_jax.training import meter
 from temdiff_jax.training.config import MeshConfig, TrainConfig
 from temdiff_jax.training.preview import Preview
-from temdiff_jax.types import InputError
 
 
 def previews():

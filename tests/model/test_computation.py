@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import NUM_FEATURES, Condition, NetworkConfig, make_network
-from temdiff_jax.types import InputError
 
 # Compiles for tens of seconds.
 pytestmark = pytest.mark.slow

@@ -46,6 +46,7 @@ X = jnp.asarray(np.random.default_rng(2).normal(size=SHAPE), jnp.float32)
 LEVEL = jnp.zeros((2,), jnp.float32)
 
 
+@pytest.mark.slow
 def test_fresh_network_answers_zero_in_the_shape_of_its_input(fresh, apply):
     out = apply(fresh, X, LEVEL, condition())
     assert out.shape == SHAPE and out.dtype == jnp.float32
@@ -59,6 +60,7 @@ def test_fresh_parameters_are_float32_and_only_some_are_zero(fresh):
     assert np.std(fresh["stem"]["kernel"]) > 0
 
 
+@pytest.mark.slow
 def test_every_input_reaches_the_output(random_params, apply):
     here = condition()
     out = apply(random_params, X, LEVEL, here)

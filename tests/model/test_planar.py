@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import NUM_FEATURES, Condition, NetworkConfig, make_network
 from temdiff_jax.model.unet import UNet
-from temdiff_jax.types import InputError
 
 CONFIG = NetworkConfig(channels=(8, 16), blocks=(1, 1), groups=4, planar=True)
 NETWORK = make_network(CONFIG)
@@ -41,6 +41,7 @@ def apply():
     return jax.jit(NETWORK.apply)
 
 
+@pytest.mark.slow
 def test_changing_one_slice_changes_no_bit_of_the_others(apply):
     x, here = random_fields()
     out = apply(PARAMS, x, LEVEL, here)
@@ -51,6 +52,7 @@ def test_changing_one_slice_changes_no_bit_of_the_others(apply):
     assert np.max(np.abs(other[..., 2] - out[..., 2])) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_volume_is_the_plain_2d_network_slice_by_slice(apply):
     x, here = random_fields()
     out = apply(PARAMS, x, LEVEL, here)
@@ -95,6 +97,7 @@ def test_volumetric_networks_have_the_tree_they_had():
     assert len(shapes) == 46
 
 
+@pytest.mark.slow
 def test_an_unconditional_network_is_shown_nothing_but_x_and_the_level():
     config = NetworkConfig(
         channels=(8, 8), groups=4, blocks=(1, 1), conditional=False, target="volume"

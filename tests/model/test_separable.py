@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import NUM_FEATURES, Condition, NetworkConfig, conv, make_network
-from temdiff_jax.types import InputError
 
 CONFIG = NetworkConfig(
     channels=(8, 8), blocks=(1, 1), groups=4, norm="rms", axial_taps=3

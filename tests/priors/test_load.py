@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
 from temdiff_jax.priors import load, load_prior, prior_names, range_verdict, save_prior
-from temdiff_jax.types import InputError
 
 CONFIG = {"channels": [8, 8], "blocks": [1, 1], "groups": 4, "embedding": 64}
 CARD = {
@@ -173,6 +173,7 @@ def test_path_without_a_file_is_refused(tmp_path):
     assert "an existing file" in refusal(tmp_path / "none.safetensors")
 
 
+@pytest.mark.slow
 def test_every_registered_prior_is_shipped_and_loads():
     for name in prior_names():
         prior = load_prior(name)

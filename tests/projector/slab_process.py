@@ -19,8 +19,9 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from temdiff_jax import linear, parallel
+from temdiff_jax import parallel
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse import cg
 from temdiff_jax.projector import backproject, kernels, normal_op, project
 
 NUM_STEPS = 6
@@ -48,7 +49,7 @@ def solve(rhs, geometry, normal):
     def operator(x):
         return normal(x, geometry) + 0.1 * x
 
-    x, info = linear.conjugate_gradient(
+    x, info = cg.conjugate_gradient(
         operator, rhs, jnp.zeros_like(rhs), num_iters=NUM_STEPS
     )
     return x, info.relative_residual

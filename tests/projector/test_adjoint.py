@@ -44,6 +44,7 @@ def test_dot_product_when_the_trace_decides_what_is_steep(named, name, x64):
     assert mismatch(geometry, jnp.float64) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", ["every kind", "narrow detector", "wide detector"])
 def test_traced_steepness_equals_static(named, name, x64):
@@ -58,6 +59,7 @@ def test_traced_steepness_equals_static(named, name, x64):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("margin", [0, 1, 7])
 def test_dot_product_with_a_lateral_margin(margin, x64):
     geometry = TiltGeometry.from_degrees(
@@ -71,6 +73,7 @@ def test_dot_product_with_a_lateral_margin(margin, x64):
     assert mismatch(geometry, jnp.float64) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_written_adjoint_equals_the_automatic_transpose(named, x64):
     geometry = named("every kind", jnp.float64)
@@ -80,6 +83,7 @@ def test_written_adjoint_equals_the_automatic_transpose(named, x64):
     np.testing.assert_array_equal(automatic, backproject(tilts, geometry))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_adjoint_of_the_adjoint_is_the_projection(named, x64):
     geometry = named("every kind", jnp.float64)
@@ -111,6 +115,7 @@ def test_half_precision_sums_in_float32(name, dtype, named):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_loops", "optimised")
 @pytest.mark.parametrize("degree", [44.0, 46.0, 52.0, 70.0])
 @pytest.mark.parametrize("flag", [False, True])
@@ -129,6 +134,7 @@ def test_the_pair_is_exact_whatever_the_flag_says(degree, flag, x64):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_loops", "optimised")
 def test_tilts_in_any_order_are_the_sorted_ones_reordered(x64):
     """A series that changes kind often is sorted inside; nobody may notice."""

@@ -46,6 +46,7 @@ OPERATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_first_derivatives_in_intensities_and_angles(name, geometry):
     operation, shape = OPERATIONS[name]
@@ -108,6 +109,7 @@ def test_mixed_derivative_in_intensities_and_angles(geometry):
     np.testing.assert_allclose(jnp.vdot(backward, direction), jnp.sum(forward))
 
 
+@pytest.mark.slow
 def test_angle_gradient_finds_a_wrong_angle(x64):
     angles = jnp.deg2rad(jnp.asarray([-20.0, 15.0]))
     geometry = TiltGeometry(angles, (16, 16, 1), 16, None)
@@ -160,6 +162,7 @@ def test_vmap_over_angles_equals_a_loop(name, dims, geometry):
         np.testing.assert_allclose(together[i], one, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_vmap_of_gradients_equals_a_loop(geometry):
     volumes, tilts = data((2, *EXTENTS)), data(geometry.tilts_shape, 1)
     angles = geometry.angles_rad + jnp.asarray([[0.0], [0.01]])
@@ -182,6 +185,7 @@ def test_nested_vmap_equals_loops(geometry):
     )
 
 
+@pytest.mark.slow
 def test_programs_of_gradients_hold_no_scatter(geometry):
     def everything(volume, angles, tilts):
         value = loss(volume, angles, tilts, geometry)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import backproject, normal_op, project, sharding
-from temdiff_jax.types import InputError
 
 pytestmark = pytest.mark.usefixtures("short_loops")
 
@@ -119,6 +119,7 @@ def test_a_detector_of_any_width_sees_the_middle_of_the_same_image(num_u, x64):
         assert np.all(np.asarray(jnp.sum(some, axis=1)) > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_a_repeated_tilt_counts_twice(x64):
     once, twice = geometry([10.0]), geometry([10.0, 10.0])

@@ -84,7 +84,13 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if "gradients" in name else [])
+        for name in PROGRAMS
+    ],
+)
 def test_program_is_exported_for_a_platform(name, platform):
     function, shapes = PROGRAMS[name]
     exported = export.export(jax.jit(function), platforms=[platform])(*shapes)
@@ -96,6 +102,7 @@ def test_program_is_exported_for_a_platform(name, platform):
     assert "custom_call" not in text
 
 
+@pytest.mark.slow
 def test_an_exported_program_gives_the_same_numbers():
     """One program for any number of rows."""
     (rows,) = export.symbolic_shape("rows")

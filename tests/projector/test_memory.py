@@ -18,6 +18,7 @@ from temdiff_jax.projector import (
 )
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_arrays():
     forward, adjoint = memory.estimate_memory((8, 16, 32), 5, num_u=12)
     volume, tilts, angles = 4 * 8 * 16 * 32, 4 * 5 * 12 * 32, 4 * 5
@@ -29,6 +30,7 @@ def test_bytes_are_those_of_the_arrays():
     assert forward.overhead == forward.peak_bytes / (volume + tilts + angles)
 
 
+@pytest.mark.slow
 def test_overhead_is_below_a_third_up_to_45_degrees():
     forward, adjoint = memory.estimate_memory((32, 48, 64), 21, max_tilt_deg=40.0)
     print(forward.overhead, adjoint.overhead)
@@ -36,14 +38,16 @@ def test_overhead_is_below_a_third_up_to_45_degrees():
     assert 1 < adjoint.overhead < 1.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [40.0, 60.0])
-@pytest.mark.parametrize("extent", [64, pytest.param(128, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("extent", [64, 128])
 def test_a_series_of_41_tilts_holds_less_than_a_third_beside_its_arrays(extent, top):
     for found in memory.estimate_memory((extent,) * 3, 41, max_tilt_deg=top):
         print(extent, top, found.temporary_bytes, round(found.overhead, 3))
         assert 1 < found.overhead < 1.3
 
 
+@pytest.mark.slow
 def test_beyond_45_degrees_a_share_of_the_tilts_is_held_twice():
     """Shallow and steep tilts are projected apart, into one output."""
     forward, adjoint = memory.estimate_memory((32, 48, 64), 21, max_tilt_deg=60.0)
@@ -70,6 +74,7 @@ def test_half_precision_holds_its_input_twice_and_a_share_of_its_sums():
             assert found.peak_bytes < reference.peak_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steep", [None, (False, True) * 10], ids=["traced", "mixed"])
 def test_series_in_any_order_hold_their_tilts_once_more_at_most(steep):
     geometry = TiltGeometry(jnp.zeros(20), (32, 48, 64), 48, steep)
@@ -80,6 +85,7 @@ def test_series_in_any_order_hold_their_tilts_once_more_at_most(steep):
     assert found.temporary_bytes < share * found.output_bytes
 
 
+@pytest.mark.slow
 def test_the_adjoint_holds_a_fixed_number_of_tables_per_plane():
     """Indices and weights [z, x] of the unrolled tilts: less and less, by rows."""
     few, many = (
@@ -89,6 +95,7 @@ def test_the_adjoint_holds_a_fixed_number_of_tables_per_plane():
     assert many.overhead < few.overhead
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x_tilt", [False, True])
 def test_a_moving_stage_holds_a_few_tilts_and_with_an_x_tilt_a_volume(x_tilt):
     extents, count = (24, 32, 48), 9

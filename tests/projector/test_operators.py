@@ -13,6 +13,7 @@ def array(shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["every kind", "narrow detector", "thick", "one voxel"]
 )
@@ -55,6 +56,7 @@ def test_weighted_normal_op_equals_dense_algebra(shape, named, dense, x64):
     )
 
 
+@pytest.mark.slow
 def test_normal_op_is_symmetric_and_never_negative(named, x64):
     geometry = named("repeated tilts", jnp.float64)
     nz, nx, _ = geometry.volume_shape
@@ -87,6 +89,7 @@ def test_one_tilt_couples_every_plane_with_every_other(x64, dense):
     print("numbers per voxel and plane:", np.round(counts, 2))
 
 
+@pytest.mark.slow
 def test_weights_do_not_change_the_dtype():
     geometry = TiltGeometry.from_degrees([10.0, -50.0], thickness=5, width=6, height=2)
     volume = jnp.ones(geometry.volume_shape, jnp.bfloat16)

@@ -68,6 +68,7 @@ def small(angles, **kwargs):
     return TiltGeometry(angles, (5, 8, 3), 6, steep, 4, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", [project, backproject])
 def test_derivatives_and_vmap(operation, x64):
     angles = jnp.deg2rad(jnp.asarray(ANGLES))
@@ -81,6 +82,7 @@ def test_derivatives_and_vmap(operation, x64):
     np.testing.assert_allclose(turned[1], alone(many[1], angles + 0.01), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_normal_op_takes_all_rays(x64):
     geometry = small(jnp.deg2rad(jnp.asarray(ANGLES)))
     dense = matrix(geometry)

@@ -12,8 +12,8 @@ import pytest
 from scipy.special import erf
 
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse.quadratic import Metric, proximal_update
 from temdiff_jax.projector import project
-from temdiff_jax.projector.quadratic import Metric, proximal_update
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_loops")]
 

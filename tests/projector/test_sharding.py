@@ -66,7 +66,8 @@ def loss(volume, geometry):
 """
 
 
-@pytest.mark.parametrize("check", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("check", [True, False])
 def test_slabs_of_y_need_no_communication(check, run_devices):
     """Whether or not the check of what varies over the mesh is on."""
     out = run_devices(
@@ -145,6 +146,7 @@ agree(adjoint(volume, series, tilts), backproject(tilts, series), 2e-6)
     assert out.splitlines() == ["['all-reduce']", "[]", "[]"]
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_divide_are_padded_on_request(run_devices):
     out = run_devices(
         COMMON
@@ -176,6 +178,7 @@ except ValueError as error:
     assert "expected an axis of the mesh ['y'], got 'rows'" in second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "order", [(2, 0, 1), (0, 1, 2)], ids=["rows first", "core layout"]
 )

@@ -97,6 +97,7 @@ def test_one_voxel_shows_the_sign_of_every_axis(voxel):
         assert abs(centroid - expected) < 0.2
 
 
+@pytest.mark.slow
 def test_slices_of_y_do_not_mix(named):
     geometry = named("every kind", jnp.float32)
     volume = jnp.zeros(geometry.volume_shape).at[:, :, 2].set(1.0)
@@ -160,6 +161,7 @@ def test_seen_by_all_untilted_is_the_field_of_view():
     np.testing.assert_array_equal(seen_by_all(geometry), expected)
 
 
+@pytest.mark.slow
 def test_error_on_a_gaussian_blob_falls_with_the_square_of_the_voxel(x64):
     """Lengths in units of the field: sigma 0.1, centre (0.05, -0.08)."""
     sigma, z0, x0 = 0.1, 0.05, -0.08

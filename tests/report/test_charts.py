@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation.publish import Panel
 from temdiff_jax.report import charts, panels
-from temdiff_jax.types import InputError
 
 LINES = {
     "ours": [(1.0, 0.1), (2.0, None), (None, None)],

@@ -2,8 +2,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.report import compare
-from temdiff_jax.types import InputError
 
 SHAPE = (12, 10, 20)
 
@@ -75,6 +75,7 @@ def test_names_and_scale_bar_are_there():
     assert labels == ["20 nm", "20 nm"]
 
 
+@pytest.mark.slow
 def test_a_file_is_written_once(tmp_path):
     path = tmp_path / "figure.png"
     options = {"title": "t", "voxel_size_angstrom": None}

@@ -2,8 +2,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.report import gallery
-from temdiff_jax.types import InputError
 
 
 def rows():

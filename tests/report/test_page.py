@@ -52,6 +52,7 @@ def labels(figure):
     ]
 
 
+@pytest.mark.slow
 def test_page_is_a_png_of_the_page_width(tmp_path):
     path = tmp_path / "report.png"
     report.write_page(path, **arguments(footer=["seed 0"]))
@@ -64,6 +65,7 @@ def test_page_is_a_png_of_the_page_width(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["report.png"]
 
 
+@pytest.mark.slow
 def test_page_is_the_same_twice_and_quick(tmp_path):
     start = time.monotonic()
     report.write_page(tmp_path / "a.png", **arguments())
@@ -185,6 +187,7 @@ def test_nice_length(longest, expected):
     assert panels.nice_length(longest) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_footer_lines_are_wrapped_and_odd_characters_replaced():
     figure = report.draw_page(
         **arguments(title="a$b$\x1b[31m \u6f22", footer=["word " * 100])

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.simulator import analytic
 from temdiff_jax.simulator.analytic import Body
-from temdiff_jax.types import InputError
 
 CENTRE = (0.2, -0.1, 0.15)
 SEMI_AXES = (0.5, 0.8, 0.35)

@@ -129,6 +129,7 @@ def test_drift_is_linear_over_the_series_and_bounded():
     assert 2.5 < np.max(np.abs(shift[:, -1] - shift[:, 0])) <= 3.0
 
 
+@pytest.mark.slow
 def test_tilt_scale_stretches_all_angles_by_one_factor():
     angles = jnp.deg2rad(jnp.asarray([-40.0, -10.0, 0.0, 30.0]))
     config = errors.ErrorConfig(tilt_scale=0.05)
@@ -147,6 +148,7 @@ def test_common_rotation_and_ramp_are_bounded():
     assert 0.095 < np.max(np.abs(drawn.ramp)) <= 0.1
 
 
+@pytest.mark.slow
 def test_a_key_decides_the_errors():
     config = errors.IMPERFECT
     first, again, other = (
@@ -216,6 +218,7 @@ def test_severity_is_a_factor_on_every_error():
         assert np.any(np.abs(of_full) > 1e-4), name
 
 
+@pytest.mark.slow
 def test_a_traced_severity_of_zero_is_a_perfect_series():
     draw = jax.jit(
         lambda s: errors.draw_errors(jax.random.key(3), ANGLES, EVERY_ERROR, s)

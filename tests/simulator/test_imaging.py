@@ -55,6 +55,7 @@ def rows(series):
     return counts, float(series.dose) * np.exp(-path[:, :, 0])
 
 
+@pytest.mark.slow
 def test_ideal_mode_is_the_projection(stain):
     config = dataclasses.replace(COUNTING, mode="ideal")
     series = simulate_series(jax.random.key(2), stain, GEOMETRY, config)
@@ -72,6 +73,7 @@ def test_volume_is_the_stain_at_the_asked_contrast(stain, mode):
     np.testing.assert_allclose(series.volume, factor * stain, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bright_field_volume_adds_resin_to_the_asked_mean_path(stain):
     series = simulate_series(jax.random.key(4), stain, GEOMETRY, COUNTING)
     path = np.sum(series.volume, axis=0)
@@ -80,7 +82,7 @@ def test_bright_field_volume_adds_resin_to_the_asked_mean_path(stain):
     assert np.min(series.volume) >= 0
 
 
-@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("exact", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_mean_counts_are_dose_times_transmission(stain, exact):
     config = dataclasses.replace(COUNTING, exact_counts=exact)
     series = simulate_series(jax.random.key(1), stain, GEOMETRY, config)
@@ -143,6 +145,7 @@ def test_a_stopped_beam_gives_finite_tilts(stain):
     assert np.max(series.tilts) == pytest.approx(np.log(400 / MIN_COUNTS), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("mode", ["bright_field", "ideal"])
 def test_aligned_equals_a_configuration_whose_errors_are_negligible(stain, mode):
@@ -156,6 +159,7 @@ def test_aligned_equals_a_configuration_whose_errors_are_negligible(stain, mode)
     np.testing.assert_array_equal(warped.volume, aligned.volume)
 
 
+@pytest.mark.slow
 def test_tilt_errors_move_the_true_angles_only(stain):
     config = dataclasses.replace(
         COUNTING, mode="ideal", errors=ErrorConfig(tilt_deg=3.0)
@@ -170,6 +174,7 @@ def test_tilt_errors_move_the_true_angles_only(stain):
     assert np.max(np.abs(nominal - expected)) > 0.01
 
 
+@pytest.mark.slow
 def test_gain_and_ramp_scale_the_counts(stain):
     config = dataclasses.replace(
         COUNTING, dose=(1e6, 1e6), errors=ErrorConfig(gain=0.1, ramp=0.2)
@@ -270,6 +275,7 @@ def test_blur_keeps_the_mean_and_spreads_by_sigma(sigma):
         assert profile @ place**2 / 3 == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_blur_of_zero_changes_nothing():
     tilts = jax.random.normal(jax.random.key(15), (2, 9, 11))
     np.testing.assert_array_equal(gaussian_blur(tilts, jnp.float32(0.0)), tilts)
@@ -290,6 +296,7 @@ def test_transfer_of_a_wave_is_that_of_the_table(name):
             np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_detector_transfer_dims_the_fine_detail_of_a_series(stain):
     sharp = dataclasses.replace(COUNTING, mode="haadf", dose=(1e8, 1e8))
     soft = dataclasses.replace(sharp, mtf=DETECTORS["CCD"])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.simulator import distances, phantoms, shapes
 
 nearest_sphere = jax.jit(distances.nearest_sphere)
@@ -29,6 +29,7 @@ def axis_places(shape: tuple[int, int, int]) -> list[np.ndarray]:
     return [np.asarray(p, np.float64) for p in shapes.grid(shape)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_volume_has_the_asked_shape_and_range(name):
     for seed in range(3):
@@ -41,6 +42,7 @@ def test_volume_has_the_asked_shape_and_range(name):
         assert volume.std() > 0.01, "a phantom without contrast teaches nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_the_key_alone_decides(name):
     first, again, other = draw(name, 5), draw(name, 5), draw(name, 6)
@@ -48,6 +50,7 @@ def test_the_key_alone_decides(name):
     assert np.abs(first - other).mean() > 0.01
 
 
+@pytest.mark.slow
 def test_two_keys_compile_once():
     shape = (9, 13, 11)
     function = BY_NAME["needle"]
@@ -57,6 +60,7 @@ def test_two_keys_compile_once():
     assert function._cache_size() == before + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["needle", "vesicles"])
 def test_vmap_gives_the_same_volumes(name):
     keys = jax.random.split(jax.random.key(3), 2)
@@ -66,6 +70,7 @@ def test_vmap_gives_the_same_volumes(name):
     assert np.abs(np.asarray(batch) - np.stack(single)).max() < 5e-3
 
 
+@pytest.mark.slow
 def test_random_phantom_obeys_its_probabilities(monkeypatch):
     """With stand-ins that say which they are: a compile of all five takes long."""
     stand_ins = [
@@ -82,16 +87,17 @@ def test_random_phantom_obeys_its_probabilities(monkeypatch):
 
 
 def test_bad_requests_say_what_to_do():
-    with pytest.raises(types.InputError, match="at least 8, got"):
+    with pytest.raises(errors.InputError, match="at least 8, got"):
         phantoms.random_phantom(jax.random.key(0), (4, 32, 32))
-    with pytest.raises(types.InputError, match="expected 5 numbers"):
+    with pytest.raises(errors.InputError, match="expected 5 numbers"):
         phantoms.random_phantom(jax.random.key(0), SHAPE, (1.0, 1.0))
-    with pytest.raises(types.InputError, match="expected a positive sum"):
+    with pytest.raises(errors.InputError, match="expected a positive sum"):
         phantoms.random_phantom(jax.random.key(0), SHAPE, (0.0,) * 5)
-    with pytest.raises(types.InputError, match="supersample >= 1"):
+    with pytest.raises(errors.InputError, match="supersample >= 1"):
         phantoms.ball(SHAPE, supersample=0)
 
 
+@pytest.mark.slow
 def test_needle_runs_along_y_in_vacuum():
     shape = (40, 48, 36)
     z, x, _ = axis_places(shape)
@@ -109,6 +115,7 @@ def test_needle_runs_along_y_in_vacuum():
             assert abs((mass * place).sum() / mass.sum()) < 0.1 * shape[0]
 
 
+@pytest.mark.slow
 def test_lamella_is_a_slab_normal_to_z():
     for seed in range(4):
         volume = draw("lamella", seed, (40, 32, 24))
@@ -133,6 +140,7 @@ def test_tissue_membranes_are_thin_dark_sheets():
     assert np.mean(core) < 0.3
 
 
+@pytest.mark.slow
 def test_vesicle_shells_are_hollow():
     points = shapes.grid((21, 21, 21))
     centres, radii = jnp.zeros((1, 3)), jnp.asarray([6.0])
@@ -172,6 +180,7 @@ def test_overlapping_spheres_share_a_wall():
     assert abs(float(distance[7, 7, 7]) + 1.8) < 1e-4
 
 
+@pytest.mark.slow
 def test_bodies_have_the_volume_of_their_half_axes():
     half = jnp.asarray([9.0, 6.0, 4.0])
     draws = shapes.Draws(jax.random.key(1))
@@ -186,6 +195,7 @@ def test_bodies_have_the_volume_of_their_half_axes():
     assert np.abs(gauge - 1).max() < 0.1
 
 
+@pytest.mark.slow
 def test_cell_walls_lie_half_way_between_two_seeds():
     cells = distances.Cells(
         jnp.asarray([[0.0, -5.0, 0.0], [0.0, 5.0, 0.0]]),
@@ -201,6 +211,7 @@ def test_cell_walls_lie_half_way_between_two_seeds():
     np.testing.assert_array_equal(np.asarray(label)[off], (x > 0)[off].astype(int))
 
 
+@pytest.mark.slow
 def test_nearest_cell_agrees_with_its_form_for_few_places():
     shape = (9, 12, 10)
     cells = distances.draw_cells(shapes.Draws(jax.random.key(4)), shape, 6.0, 10)
@@ -217,6 +228,7 @@ def test_nearest_cell_agrees_with_its_form_for_few_places():
     assert np.quantile(difference, 0.99) < 0.02
 
 
+@pytest.mark.slow
 def test_fields_agree_on_grid_and_at_places_and_with_their_gradient():
     shape = (10, 13, 11)
     draws = shapes.Draws(jax.random.key(7))
@@ -235,6 +247,7 @@ def test_fields_agree_on_grid_and_at_places_and_with_their_gradient():
         np.testing.assert_allclose(slope[inner], volumes[2 + axis][inner], atol=0.03)
 
 
+@pytest.mark.slow
 def test_draws_are_spread_and_run_out_loudly():
     draws = shapes.Draws(jax.random.key(2), 9000)
     vectors = np.asarray(draws.directions(1000))

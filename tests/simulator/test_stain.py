@@ -69,6 +69,7 @@ def test_exact_crops_are_turned_pieces_of_the_block_continued_by_mirrors():
     assert len(seen) > 3  # orientation and place do vary
 
 
+@pytest.mark.slow
 def test_octahedral_rotations_are_signed_permutations_and_all_occur():
     keys = jax.random.split(jax.random.key(0), 600)
     turns = np.asarray(jax.vmap(stain.octahedral_rotation)(keys)).astype(int)
@@ -76,6 +77,7 @@ def test_octahedral_rotations_are_signed_permutations_and_all_occur():
     assert found == {tuple(turn.ravel()) for turn in symmetries()}
 
 
+@pytest.mark.slow
 def test_random_rotations_are_proper_and_uniform():
     keys = jax.random.split(jax.random.key(1), 4000)
     turns = np.asarray(jax.vmap(stain.random_rotation)(keys), np.float64)
@@ -94,6 +96,7 @@ def test_reflection_equals_numpy_symmetric_padding(size):
     np.testing.assert_array_equal(stain._reflect(index, size), expected)
 
 
+@pytest.mark.slow
 def test_interpolation_is_exact_on_a_ramp():
     ramp = np.add.outer(np.add.outer(9 * np.arange(8), 5 * np.arange(9)), np.arange(6))
     bank = full_range(ramp.astype(np.uint8))
@@ -104,12 +107,14 @@ def test_interpolation_is_exact_on_a_ramp():
     np.testing.assert_allclose(grey[:, 0, 0], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rotated_crops_stay_between_the_grey_levels_of_the_block():
     block = np.full((9, 9, 9), 100, np.uint8)
     crop = stain.sample_stain(jax.random.key(2), full_range(block), SHAPE, TURNED)
     np.testing.assert_allclose(grey_levels(crop), 100, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_warp_has_the_asked_size_and_folds_nothing():
     shape, size = (40, 96, 64), 2.0
     fields = np.stack(
@@ -123,6 +128,7 @@ def test_warp_has_the_asked_size_and_folds_nothing():
     assert np.linalg.det(jacobian).min() > 0.2
 
 
+@pytest.mark.slow
 def test_warp_moves_turned_crops_alone():
     bank = full_range(numbered_block())
     warped = [dataclasses.replace(c, warp=1.0) for c in (EXACT, TURNED)]
@@ -145,6 +151,7 @@ def test_a_key_decides_everything():
     assert all(np.max(np.abs(first - other)) > 0.05 for other in others)
 
 
+@pytest.mark.slow
 def test_blocks_are_drawn_by_their_number_of_voxels():
     small, large = np.full((4, 4, 4), 10, np.uint8), np.full((8, 8, 6), 200, np.uint8)
     bank = stain.make_bank([small, large])

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.training import averages
-from temdiff_jax.types import InputError
 
 KEPT = (0.05, 0.1)
 STEPS = 1200

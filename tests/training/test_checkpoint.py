@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 from temdiff_jax.training import manifest
 from temdiff_jax.training.checkpoint import Checkpoints, SaveError
 from temdiff_jax.training.config import OptimConfig
 from temdiff_jax.training.step import TrainState, make_optimiser
-from temdiff_jax.types import InputError
 
 META = {"config": {"seed": 3, "sizes": [1, 2]}, "residual_scale": {"intercept": 0.1}}
 
@@ -323,6 +323,7 @@ def test_full_disk_is_said_in_one_line_and_keeps_what_was_there(
     assert newest_of(folder) == (7, [])
 
 
+@pytest.mark.slow
 def test_disk_that_fails_below_the_array_store(two_steps, tmp_path, run_devices):
     folder = tmp_path / "copy"
     shutil.copytree(two_steps, folder)
@@ -373,6 +374,7 @@ def test_failed_save_is_raised_at_the_end_but_hides_no_other_error(
     assert "No space left" in lines[0]
 
 
+@pytest.mark.slow
 def test_any_number_of_devices_restores_the_same_bits(tmp_path, run_devices):
     text = run_devices(
         f"""

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.training import cleaning
-from temdiff_jax.types import InputError
 
 CUBE = (8.0, 8.0, 8.0)
 

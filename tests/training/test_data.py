@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax import condition
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.model import NUM_FEATURES
 from temdiff_jax.projector import project
+from temdiff_jax.series import inputs
 from temdiff_jax.simulator import ImagingConfig
 from temdiff_jax.training import data, loop, volumes
 from temdiff_jax.training.config import DataConfig, Scenario
-from temdiff_jax.types import InputError
 
 SCENARIO = Scenario(half_range_deg=(5.0, 8.0), num_tilts=5, thickness=10, drop=0.9)
 CONFIG = DataConfig(
@@ -114,12 +114,14 @@ def test_block_is_a_function_of_seed_phase_and_index(source, folder):
     assert not np.array_equal(block.truth, reseeded.block(2, 1, SCENARIO).truth)
 
 
+@pytest.mark.slow
 def test_phase_holds_its_blocks_in_order(source):
     blocks = source.phase(2)
     assert len(blocks) == 2
     assert equal(blocks[1], source.block(2, 1, SCENARIO))
 
 
+@pytest.mark.slow
 def test_estimate_is_closer_to_the_truth_than_its_mean(source):
     for block in source.phase(2):
         error = np.mean((block.truth - block.estimate) ** 2)
@@ -132,6 +134,7 @@ def test_network_units_have_a_condition_of_unit_deviation(source):
     assert 0 < block.coverage.min() and block.coverage.max() <= 1.0
 
 
+@pytest.mark.slow
 def test_simulated_block_is_a_function_of_its_arguments(source):
     shape = data.wide_shape(SCENARIO, CONFIG)
     stain = jax.random.uniform(jax.random.key(0), shape)
@@ -248,17 +251,19 @@ def test_a_mirrored_slab_images_as_the_mirrored_series():
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_recovers_planted_slopes():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(400, 4))
     slopes = np.array([0.5, -0.3, 0.2, 0.0])
     scales = np.exp(0.7 + features @ slopes)
-    fit = condition.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
+    fit = inputs.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
     np.testing.assert_allclose(fit.intercept, 0.7, atol=0.01)
     np.testing.assert_allclose(fit.slopes, slopes, atol=0.02)
     np.testing.assert_allclose(fit(jnp.asarray(features)), scales, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_scale_is_measured_on_the_residual_of_the_blocks():
     blocks = [
         b._replace(estimate=np.zeros_like(b.truth), truth=2.0 * b.truth)

@@ -11,12 +11,12 @@ import pytest
 from absl import flags
 from scipy import ndimage
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.simulator import ImagingConfig
 from temdiff_jax.simulator.stain import make_bank
 from temdiff_jax.training import data
 from temdiff_jax.training.config import DataConfig, Scenario
 from temdiff_jax.training.examples import Examples
-from temdiff_jax.types import InputError
 
 SCENARIO = Scenario(half_range_deg=(5.0, 8.0), num_tilts=5, thickness=10, drop=0.9)
 CONFIG = DataConfig(
@@ -52,6 +52,7 @@ def digest(example):
     return hashlib.sha256(b"".join(held)).hexdigest()
 
 
+@pytest.mark.slow
 def test_examples_are_the_batches_of_the_training_loop(examples, block_source):
     assert len(examples) == 20
     for step in (0, 3):
@@ -66,6 +67,7 @@ def test_examples_are_the_batches_of_the_training_loop(examples, block_source):
                 np.testing.assert_array_equal(got, column[row])
 
 
+@pytest.mark.slow
 def test_examples_do_not_depend_on_order_or_threads(examples, block_source):
     expected = [digest(examples[i]) for i in range(len(examples))]
     assert len(set(expected)) == len(expected)
@@ -122,6 +124,7 @@ def test_grain_gives_the_same_examples(examples):
         assert together == [digest(examples[i]) for i in range(8)]
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_a_dead_grain_worker_is_an_error_within_ten_seconds(examples, tmp_path):
     grain = pytest.importorskip("grain")

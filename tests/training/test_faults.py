@@ -22,13 +22,13 @@ import numpy as np
 import pytest
 
 from launch import train as program
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig
 from temdiff_jax.training import checkpoint, loop, meter, optimiser, signals, step
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import DataConfig, OptimConfig, Scenario, TrainConfig
 from temdiff_jax.training.data import Block
-from temdiff_jax.types import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = TrainConfig(
@@ -180,6 +180,7 @@ def test_several_processes_leave_sigterm_to_the_runtime():
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 def test_time_that_is_up_saves_and_validates(tmp_path):
     state, lines = run(tmp_path, max_minutes=0.0)
     assert int(state.step) == 1 and stored(tmp_path) == [1]
@@ -201,6 +202,7 @@ def spoil(monkeypatch, spoiled: set[int]) -> None:
     monkeypatch.setattr(loop, "_batch", batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [0, 1, 4], ids=["first", "warm-up", "steady"])
 def test_one_bad_batch_costs_one_step(monkeypatch, tmp_path, bad):
     spoil(monkeypatch, {bad})
@@ -222,6 +224,7 @@ def test_one_bad_batch_costs_one_step(monkeypatch, tmp_path, bad):
     ]
 
 
+@pytest.mark.slow
 def test_too_many_bad_batches_end_the_run_on_the_last_good_step(monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "MAX_BAD_STEPS", 1)
     spoil(monkeypatch, {3, 4, 5})
@@ -305,6 +308,7 @@ def test_examples_depend_on_the_step_alone():
     assert hashes(3) == whole[3:] and hashes(4) == whole[4:]
 
 
+@pytest.mark.slow
 def test_periodic_line_tells_speed_and_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "LOG_EVERY", 3)
     _, lines = run(tmp_path)
@@ -390,6 +394,7 @@ def kill_and_resume(folder: Path, kills: list[int], delays: list[float]) -> None
     assert said[-1][0] == "sum" and said[-1] == whole[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_killed_trainer_resumes_from_a_readable_step(tmp_path):
     kill_and_resume(tmp_path / "killed", [2, 4], [0.0, 0.01])

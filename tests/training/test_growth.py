@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax.condition import ResidualScale
+from temdiff_jax.errors import InputError
+from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.model import NUM_FEATURES, Condition, NetworkConfig, make_network
 from temdiff_jax.priors import Prior
-from temdiff_jax.projector.quadratic import Metric
+from temdiff_jax.series.inputs import ResidualScale
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.growth import grow
-from temdiff_jax.types import InputError
 
 SMALL = NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4)
 LARGE = dataclasses.replace(SMALL, grown=(1, 2), filters=3, features=5)
@@ -53,6 +53,7 @@ def answer(config, params):
     return jax.jit(make_network(config).apply)(params, x, jnp.ones(2), given)
 
 
+@pytest.mark.slow
 def test_a_grown_network_answers_as_the_one_it_came_from(prior):
     params = grow(prior, TrainConfig(network=LARGE))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -62,6 +63,7 @@ def test_a_grown_network_answers_as_the_one_it_came_from(prior):
     assert np.std(before) > 0.1
 
 
+@pytest.mark.slow
 def test_what_was_grown_can_learn(prior):
     params = grow(prior, TrainConfig(network=LARGE))
     slope = jax.grad(lambda params: jnp.sum(answer(LARGE, params) ** 2))(params)
@@ -94,6 +96,7 @@ def test_another_network_is_refused(prior, other):
         grow(prior, TrainConfig(network=network))
 
 
+@pytest.mark.slow
 def test_a_norm_of_single_voxels_takes_the_scales_and_drops_the_shifts(prior):
     network = dataclasses.replace(LARGE, norm="rms")
     params = grow(prior, TrainConfig(network=network))

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from launch import export
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import load_prior
 from temdiff_jax.simulator import ImagingConfig
 from temdiff_jax.training import averages, loop, optimiser, step
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import DataConfig, OptimConfig, Scenario, TrainConfig
-from temdiff_jax.types import InputError
 
 # Compiles for tens of seconds.
 pytestmark = pytest.mark.slow

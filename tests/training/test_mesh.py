@@ -35,7 +35,7 @@ LAYOUTS = """
 
     jax.config.update("jax_enable_x64", True)
 
-    from temdiff_jax.condition import ResidualScale
+    from temdiff_jax.series.inputs import ResidualScale
     from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
     from temdiff_jax.training import optimiser, step
     from temdiff_jax.training.config import (

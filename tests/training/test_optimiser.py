@@ -54,6 +54,7 @@ def test_small_gram_matrix_gives_what_iterating_on_the_matrix_gives():
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_size_of_an_update_does_not_depend_on_the_shape():
     for shape in [(27, 16, 16), (27, 4, 32), (64, 8)]:
         update = optimiser.orthogonalise(jax.random.normal(jax.random.key(0), shape))
@@ -73,6 +74,7 @@ def test_muon_takes_the_kernels_between_features_only():
     assert rules["merge_0"]["kernel"] == "muon"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["muon", "adam"])
 def test_both_fit_a_linear_map(name):
     """Least squares of a planted map: the loss falls by two orders."""

@@ -90,6 +90,7 @@ def test_severity_of_series_that_are_aligned_or_as_configured(share, expected):
     assert float(data._severity(jax.random.key(0), scenario)) == expected
 
 
+@pytest.mark.slow
 def test_the_share_of_misaligned_series_is_the_one_asked_for():
     scenario = dataclasses.replace(CONFIG.scenarios[0], misaligned=0.4)
     keys = jax.random.split(jax.random.key(1), 2000)

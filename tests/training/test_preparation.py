@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 from temdiff_jax.io.formats import npz
 from temdiff_jax.training import data, preparation, volumes
 from temdiff_jax.training.config import DataConfig
-from temdiff_jax.types import InputError
 
 
 def tissue(shape, seed=0):

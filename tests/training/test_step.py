@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax.condition import ResidualScale
 from temdiff_jax.diffusion import schedule
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
+from temdiff_jax.series.inputs import ResidualScale
 from temdiff_jax.training import averages
 from temdiff_jax.training import step as steps
 from temdiff_jax.training.config import OptimConfig
 from temdiff_jax.training.data import Batch
-from temdiff_jax.types import InputError
 
 # Each of these compiles for seconds.
 pytestmark = pytest.mark.slow

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io.alignment import aln
-from temdiff_jax.types import InputError
 
 TITLE = "# SEC ROT GMAG TX TY SMEAN SFIT SCALE BASE TILT\n"
 

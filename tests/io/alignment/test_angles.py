@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io.alignment import angles, imod, mdoc
-from temdiff_jax.types import InputError
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from temdiff_jax import types
+from temdiff_jax import errors
 from temdiff_jax.io.alignment import inplane
 
 ANGLES = np.deg2rad(np.asarray([-60.0, -37.0, -11.0, 0.0, 20.0, 45.0, 60.0]))
@@ -143,5 +143,5 @@ def test_bad_input_is_named(change, message):
         "shifts_px": np.zeros((3, 2)),
     }
     options = good | change
-    with pytest.raises(types.InputError, match=message):
+    with pytest.raises(errors.InputError, match=message):
         inplane.apply_inplane(options.pop("stack"), **options)

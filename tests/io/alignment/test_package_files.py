@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io.alignment import packages, relion, warp
-from temdiff_jax.types import InputError
 
 STAR = """
 # version 50001

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.io import binning
 from temdiff_jax.io.alignment import packages
 from temdiff_jax.io.alignment import record as alignments
 from temdiff_jax.projector import project_moving
-from temdiff_jax.projector.alignment import motion_from_degrees
-from temdiff_jax.types import InputError
+from temdiff_jax.projector.stage.alignment import motion_from_degrees
 from tests.io.formulas import (
     aretomo_pixels,
     imod_pixels,

@@ -7,8 +7,8 @@ import mrcfile
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io.formats import mrc
-from temdiff_jax.types import InputError
 
 BYTES = np.array([[[0, 100, 127], [128, 200, 255]]], np.uint8)
 

@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io.formats import npz
-from temdiff_jax.types import InputError
 
 
 class Payload:

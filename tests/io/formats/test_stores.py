@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tensorstore
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 from temdiff_jax.io.formats import stores, tiff
-from temdiff_jax.types import InputError
 
 SHAPE = (5, 6, 7)
 VOXEL = (5.24, 4.0, 3.0)

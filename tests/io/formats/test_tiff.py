@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.io.formats import tiff
-from temdiff_jax.types import InputError
 
 
 @pytest.mark.parametrize("voxel", [13.5, 3.36, (20.0, 10.0, 5.0)])

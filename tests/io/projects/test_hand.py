@@ -202,7 +202,7 @@ def test_the_projector_takes_the_same_alignment(tmp_path):
     """Without resampling the images, the motion of the projector shows them."""
     from temdiff_jax.geometry import TiltGeometry
     from temdiff_jax.projector import project_moving
-    from temdiff_jax.projector.alignment import motion_from_degrees
+    from temdiff_jax.projector.stage.alignment import motion_from_degrees
 
     for package, make in PROJECTS.items():
         folder = tmp_path / package

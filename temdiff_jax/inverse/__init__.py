@@ -1,0 +1,1 @@
+"""The linear-Gaussian inverse problem: precision, quadratic estimate, solver."""

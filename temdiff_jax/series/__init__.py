@@ -1,0 +1,1 @@
+"""From a tilt series to an inverse problem: checks, intensity, noise, weights."""

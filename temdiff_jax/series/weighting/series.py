@@ -1,0 +1,173 @@
+"""The precision of a whole series, estimated together with a quadratic estimate.
+
+Derivative images need a volume, and a volume needs weights: the two are found in turn.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from temdiff_jax.errors import InputError
+from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse import precision
+from temdiff_jax.inverse.precision import Precision
+from temdiff_jax.inverse.quadratic import Metric, proximal_update
+from temdiff_jax.projector import project
+from temdiff_jax.series.weighting import derivatives, robust
+from temdiff_jax.series.weighting.derivatives import Spread
+from temdiff_jax.series.weighting.misalignment import estimate_misalignment
+
+# off: the weights as given; robust: times a factor per tilt; diagonal and low-rank: the
+# variances of a misalignment as well, pixel by pixel or as the modes they are;
+# adaptive: low-rank, with a misalignment as large as the series speaks for.
+FORMS = ("off", "robust", "diagonal", "low-rank", "adaptive")
+
+
+class Weighted(NamedTuple):
+    """A series with its precision and the estimate it was found with.
+
+    Attributes:
+      precision: ``Sigma^-1``, factors included; stands wherever a weight array does.
+      volume: Quadratic estimate under it, wide ``[z, x, y]``, units of the tilts.
+      chi2: ``[n_tilts]``, of that estimate under the precision without factors.
+      factors: Robust factor of each tilt, ``[n_tilts]``, ones if not asked for.
+      amplitudes: ``[n_tilts, 7]``: what the estimate says of the seven parameters of
+        ``Spread``, in units of their spread; zeros without modes.
+      misalignment: Factor on the spread that was told: for "adaptive" what the series
+        speaks for, else 1.
+    """
+
+    precision: Precision
+    volume: jax.Array
+    chi2: jax.Array
+    factors: jax.Array
+    amplitudes: jax.Array
+    misalignment: jax.Array
+
+
+def weigh(
+    tilts: jax.Array,
+    geometry: TiltGeometry,
+    weight: jax.Array,
+    metric: Metric,
+    *,
+    form: str = "low-rank",
+    spread: Spread | None = None,
+    background: jax.Array | float = 0.0,
+    keep: jax.Array | None = None,
+    rounds: int = 2,
+    num_iters: int = 40,
+) -> Weighted:
+    """Precision and quadratic estimate of a series, in turn.
+
+    Args:
+      tilts: Normalised tilts ``[n_tilts, u, y]``, masked pixels repaired.
+      geometry: Rays.
+      weight: Inverse noise variance, broadcastable to the tilts.
+      metric: Prior precision of the quadratic estimate.
+      form: One of ``FORMS``.
+      spread: Of the seven parameters, the offset in units of the normalised tilts;
+        ``None`` takes ``Spread.for_tilts``.  For "adaptive" its proportions.
+      background: Line integrals of the mean that was removed, units of the tilts.
+      keep: 0 where masked, broadcastable to the tilts.
+      rounds: How often derivatives and factors are taken from a new estimate; each
+        costs one solve more than the first.
+      num_iters: Conjugate-gradient steps of a solve.
+
+    Raises:
+      InputError: Unknown form, or a number of rounds below one.
+    """
+    if form not in FORMS:
+        raise InputError(
+            f"weighting: expected one of {list(FORMS)}, got {form!r}; choose one"
+        )
+    if rounds < 1:
+        raise InputError(
+            f"weighting: expected at least one round, got {rounds}; pass 2 or leave "
+            "it out"
+        )
+    keep = jnp.ones((1, 1, 1), tilts.dtype) if keep is None else jnp.asarray(keep)
+    spread = Spread.for_tilts(tilts, keep) if spread is None else spread
+    # Numbers as arrays: other values compile nothing.
+    spread = jax.tree.map(jnp.asarray, spread)
+    return _weigh(
+        tilts,
+        geometry,
+        weight * keep,
+        jax.tree.map(jnp.asarray, metric),
+        spread,
+        jnp.asarray(background, tilts.dtype),
+        keep,
+        form=form,
+        rounds=rounds,
+        num_iters=num_iters,
+    )
+
+
+@partial(jax.jit, static_argnames=("form", "rounds", "num_iters"))
+def _weigh(
+    tilts: jax.Array,
+    geometry: TiltGeometry,
+    weight: jax.Array,
+    metric: Metric,
+    spread: Spread,
+    background: jax.Array,
+    keep: jax.Array,
+    *,
+    form: str,
+    rounds: int,
+    num_iters: int,
+) -> Weighted:
+    def solve(data_precision: Any) -> jax.Array:
+        zero = jnp.zeros(geometry.volume_shape, tilts.dtype)
+        volume, _ = proximal_update(
+            zero, tilts, geometry, data_precision, metric, num_iters=num_iters
+        )
+        return volume
+
+    def covariance(volume: jax.Array) -> Precision:
+        if form in ("off", "robust"):
+            return precision.diagonal(weight)
+        images = derivatives.derivative_images(volume, geometry, background=background)
+        columns = derivatives.scale_images(images, spread)
+        if form == "diagonal":
+            return precision.diagonal(precision.with_variances(weight, columns))
+        return precision.low_rank(weight, columns)
+
+    factors = jnp.ones(tilts.shape[0], tilts.dtype)
+    found = precision.diagonal(weight)
+    volume = solve(found)
+    misalignment = jnp.ones((), tilts.dtype)
+    if form == "adaptive":
+        misalignment = estimate_misalignment(
+            tilts,
+            geometry,
+            weight,
+            metric,
+            spread,
+            volume,
+            background=background,
+            num_iters=num_iters,
+        )
+        spread = jax.tree.map(lambda s: misalignment * s, spread)
+    for _ in range(rounds if form != "off" else 0):
+        found = covariance(volume)
+        residual = tilts - project(volume, geometry)
+        factors = robust.tilt_factors(robust.chi2_per_tilt(residual, found, keep))
+        volume = solve(found.scaled(factors))
+    residual = tilts - project(volume, geometry)
+    amplitudes = found.amplitudes(residual)
+    if not amplitudes.shape[1]:
+        amplitudes = jnp.zeros((tilts.shape[0], len(Spread._fields)), tilts.dtype)
+    return Weighted(
+        found.scaled(factors),
+        volume,
+        robust.chi2_per_tilt(residual, found, keep),
+        factors,
+        amplitudes,
+        misalignment,
+    )

@@ -1,0 +1,210 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse.tikhonov import TikhonovSettings
+from temdiff_jax.model import NUM_FEATURES
+from temdiff_jax.projector import project, ray_lengths
+from temdiff_jax.series import inputs, noise
+
+SETTINGS = TikhonovSettings(smoothness=1.0, ridge=0.05, num_iters=12)
+ANGLES = (-15.0, -5.0, 0.0, 10.0, 25.0)
+
+prepare = jax.jit(inputs.prepare, static_argnames="settings")
+
+
+@pytest.fixture
+def geometry():
+    return TiltGeometry.from_degrees(
+        ANGLES, thickness=8, width=14, height=10, lateral_margin=3
+    )
+
+
+@pytest.fixture
+def tilts(geometry):
+    key_volume, key_noise = jax.random.split(jax.random.key(0))
+    coarse = jax.random.normal(key_volume, (2, 5, 3))
+    volume = 4.0 + jax.image.resize(coarse, geometry.volume_shape, "linear")
+    clean = project(volume, geometry)
+    return clean + 0.3 * jax.random.normal(key_noise, clean.shape)
+
+
+@pytest.mark.slow
+def test_prepared_parts_have_the_promised_shapes(geometry, tilts):
+    ready = prepare(tilts, geometry, SETTINGS)
+    assert ready.tilts.shape == geometry.tilts_shape
+    assert ready.weight.shape == (5, 1, 1)
+    assert ready.tikhonov.shape == geometry.volume_shape
+    assert ready.coverage.shape == (8, 20, 1)
+    assert ready.features.shape == (NUM_FEATURES,)
+    assert ready.level.shape == ready.scaling.mean.shape == ()
+    for leaf in jax.tree.leaves(ready):
+        assert leaf.dtype == jnp.float32
+        assert np.all(np.isfinite(leaf))
+
+
+@pytest.mark.slow
+def test_level_is_the_spread_over_the_field_of_view(geometry, tilts):
+    ready = prepare(tilts, geometry, SETTINGS)
+    inside = np.asarray(ready.tikhonov)[:, 3:17]
+    assert float(ready.level) == pytest.approx(np.std(inside), rel=1e-5)
+
+
+def test_estimate_in_input_units_explains_the_tilts(geometry, tilts):
+    ready = prepare(tilts, geometry, SETTINGS)
+    volume = ready.tikhonov * ready.scaling.contrast + ready.scaling.mean
+    misfit = float(jnp.std(project(volume, geometry) - tilts))
+    slab = float(jnp.std(ready.scaling.mean * ray_lengths(geometry) - tilts))
+    assert misfit < 0.35 * slab
+
+
+@pytest.mark.parametrize(("factor", "density"), [(10.0, 0.0), (1.0, 6.0), (0.01, 0.5)])
+def test_condition_has_no_unit(geometry, tilts, factor, density):
+    base = prepare(tilts, geometry, SETTINGS)
+    other = prepare(
+        factor * tilts + density * ray_lengths(geometry), geometry, SETTINGS
+    )
+    atol = 5e-3 * float(base.level)
+    np.testing.assert_allclose(other.tikhonov, base.tikhonov, atol=atol)
+    np.testing.assert_allclose(other.level, base.level, rtol=5e-3)
+    np.testing.assert_allclose(other.features, base.features, atol=5e-3)
+    np.testing.assert_allclose(other.coverage, base.coverage, atol=1e-2)
+    np.testing.assert_allclose(
+        other.scaling.mean, factor * base.scaling.mean + density, rtol=1e-3
+    )
+
+
+@pytest.mark.slow
+def test_dropping_a_tilt_equals_never_having_had_it(geometry, tilts):
+    """Up to the scaling of weights, a zero in `valid` removes a tilt."""
+    valid = jnp.asarray([1.0, 1.0, 0.0, 1.0, 1.0])
+    dropped = prepare(tilts.at[2].set(-50.0), geometry, SETTINGS, valid)
+    kept = np.array([0, 1, 3, 4])
+    shorter = dataclasses.replace(
+        geometry, angles_rad=geometry.angles_rad[kept], steep=(False,) * 4
+    )
+    without = prepare(tilts[kept], shorter, SETTINGS)
+    atol = 1e-3 * float(without.level)
+    np.testing.assert_allclose(dropped.tikhonov, without.tikhonov, atol=atol)
+    np.testing.assert_allclose(dropped.coverage, without.coverage, atol=1e-4)
+    np.testing.assert_allclose(dropped.features, without.features, atol=1e-3)
+
+
+def test_features_are_logarithms_of_range_count_thickness_noise_and_misfit(geometry):
+    tilts = jax.random.normal(jax.random.key(1), geometry.tilts_shape)
+    weight = jnp.full((5, 1, 1), 1 / 0.04)  # noise 0.2 of a signal of variance ~ 1
+    chi2 = jnp.asarray([1.0, 2.0, 3.0, 2.0, 4.5])
+    values = np.asarray(inputs.features(geometry, tilts, weight, chi2))
+    signal = np.mean(np.var(np.asarray(tilts), axis=(1, 2)))
+    ratio = 0.2 / np.sqrt(signal)
+    expected = np.log([20 / 15, 5 / 15, 8 / 64, ratio / 0.1, 2.5])
+    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_do_not_count_tilts_of_no_weight(geometry):
+    tilts = jax.random.normal(jax.random.key(2), geometry.tilts_shape)
+    weight = jnp.asarray([0.0, 1.0, 1.0, 1.0, 0.0])[:, None, None]
+    chi2 = jnp.asarray([9.0, 2.0, 2.0, 2.0, 9.0])
+    values = np.asarray(inputs.features(geometry, tilts, weight, chi2))
+    np.testing.assert_allclose(values[:2], np.log([7.5 / 15, 3 / 15]), rtol=1e-5)
+    np.testing.assert_allclose(values[4], np.log(2.0), rtol=1e-5)
+
+
+def test_features_of_one_tilt_are_finite():
+    geometry = TiltGeometry.from_degrees([0.0], thickness=8, width=6, height=5)
+    values = inputs.features(
+        geometry, jnp.zeros(geometry.tilts_shape), jnp.ones((1, 1, 1)), jnp.zeros(1)
+    )
+    assert np.all(np.isfinite(values))
+
+
+@pytest.mark.slow
+def test_prepare_agrees_with_its_parts(geometry, tilts):
+    ready = prepare(tilts, geometry, SETTINGS)
+    scaling = noise.estimate_scaling(tilts, geometry)
+    np.testing.assert_allclose(ready.scaling, scaling, rtol=1e-5)
+    np.testing.assert_allclose(
+        ready.coverage, noise.coverage(geometry, ready.weight), atol=1e-6
+    )
+
+
+def test_fit_residual_scale_recovers_a_log_linear_law():
+    rng = np.random.default_rng(3)
+    values = rng.standard_normal((200, 4)).astype(np.float32)
+    slopes = np.array([0.5, -0.3, 0.0, 0.2], np.float32)
+    scales = np.exp(-0.4 + values @ slopes)
+    fitted = inputs.fit_residual_scale(jnp.asarray(values), jnp.asarray(scales))
+    # The ridge of one percent shrinks slopes by about as much.
+    np.testing.assert_allclose(fitted.slopes, slopes, atol=0.015)
+    assert float(fitted.intercept) == pytest.approx(-0.4, abs=0.01)
+    np.testing.assert_allclose(fitted(jnp.asarray(values)), scales, rtol=0.06)
+
+
+def test_fit_residual_scale_leaves_a_constant_feature_alone():
+    rng = np.random.default_rng(4)
+    values = rng.standard_normal((50, 4)).astype(np.float32)
+    values[:, 2] = 0.0
+    scales = np.exp(0.3 + 0.2 * values[:, 0])
+    fitted = inputs.fit_residual_scale(jnp.asarray(values), jnp.asarray(scales))
+    assert float(fitted.slopes[2]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_residual_scale_is_positive_and_bounded_far_from_the_data():
+    scale = inputs.ResidualScale(0.0, jnp.asarray([100.0, 0.0, 0.0, 0.0]))
+    far = jnp.asarray([[1.0, 0, 0, 0], [-1.0, 0, 0, 0], [0.0, 0, 0, 0]])
+    np.testing.assert_allclose(scale(far), np.exp([3.0, -3.0, 0.0]), rtol=1e-5)
+
+
+GEOMETRY = TiltGeometry.from_degrees([-8, -4, 0, 4, 8], thickness=9, width=24, height=6)
+EVERY = jnp.ones((5, 1, 1))
+
+
+@pytest.mark.slow
+def test_moments_of_tilts_that_agree_are_their_value_without_slope_or_spread():
+    rng = np.random.default_rng(0)
+    rows = jnp.asarray(rng.normal(size=6), jnp.float32)
+    tilts = jnp.broadcast_to(rows, GEOMETRY.tilts_shape)
+    mean, slope, deviation = inputs.moments(tilts, GEOMETRY, EVERY)
+    inside = (slice(None), slice(2, -2))
+    expected = np.broadcast_to(rows / np.std(rows), mean[inside].shape)
+    np.testing.assert_allclose(mean[inside], expected, atol=1e-4)
+    np.testing.assert_allclose(slope[inside], 0.0, atol=1e-4)
+    np.testing.assert_allclose(deviation[inside], 0.0, atol=3e-3)
+
+
+@pytest.mark.slow
+def test_tilts_of_a_bead_agree_at_its_depth():
+    geometry = TiltGeometry.from_degrees(
+        [-40, -20, 0, 20, 40], thickness=17, width=40, height=6
+    )
+    volume = jnp.zeros(geometry.volume_shape).at[12, geometry.margin + 20, 3].set(1.0)
+    tilts = project(volume, geometry)
+    mean, _, deviation = inputs.moments(tilts, geometry, EVERY)
+    assert abs(int(jnp.argmax(mean[:, 20, 3])) - 12) <= 1
+    assert abs(int(jnp.argmin((deviation / mean)[:, 20, 3])) - 12) <= 1
+
+
+@pytest.mark.parametrize(("axis", "sign"), [(0, -1.0), (1, -1.0), (2, 1.0)])
+def test_moments_of_a_mirror_image_are_mirrored(axis, sign):
+    rng = np.random.default_rng(1)
+    volume = jnp.asarray(rng.normal(size=GEOMETRY.volume_shape), jnp.float32)
+    here = inputs.moments(project(volume, GEOMETRY), GEOMETRY, EVERY)
+    turned = project(jnp.flip(volume, axis), GEOMETRY)
+    there = inputs.moments(turned, GEOMETRY, EVERY)
+    expected = (
+        jnp.flip(here, axis + 1) * jnp.array([1.0, sign, 1.0])[:, None, None, None]
+    )
+    np.testing.assert_allclose(there, expected, atol=2e-4)
+
+
+def test_tilts_of_no_weight_do_not_enter_the_moments():
+    rng = np.random.default_rng(2)
+    tilts = jnp.asarray(rng.normal(size=GEOMETRY.tilts_shape), jnp.float32)
+    weight = EVERY.at[2].set(0.0)
+    here = inputs.moments(tilts, GEOMETRY, weight)
+    there = inputs.moments(tilts.at[2].set(9.0), GEOMETRY, weight)
+    np.testing.assert_allclose(here, there, atol=1e-5)
