@@ -27,7 +27,7 @@ def test_no_command_prints_the_help(capsys):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["reconstruct"], "Missing argument 'STACK'; see temdiff reconstruct --help"),
+        (["reconstruct"], "Missing argument 'PATH'; see temdiff reconstruct --help"),
         (["dream"], "No such command 'dream'"),
         (["--wrong"], "No such option"),
         (["evaluate"], "VOLUME"),

@@ -25,6 +25,14 @@ QUIET = 0.02
 # A hot pixel stands this many robust standard deviations above or below the median of
 # its 3 x 3 neighbourhood, and half as many beyond all but one of its neighbours.
 HOT_THRESHOLD = 6.0
+# Its four neighbours are no higher than this share of it: a gold bead of a pixel or two
+# has the width of the optics and lifts them, an electron in one pixel does not ...
+MAX_SPREAD = 0.15
+# ... or than this many standard deviations, which is chance.
+SPREAD_THRESHOLD = 1.5
+RING = np.ones((5, 5), bool)
+RING[1:4, 1:4] = False
+NEAREST = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
 # Edge of the tiles that have a scale of their own, pixels.
 TILE = 16
 NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
@@ -32,6 +40,9 @@ NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
 # often as the next level: counts repeat by chance, but they do so at every level.
 MIN_CLIPPED = 8
 CLIP_RATIO = 3.0
+# The lowest level is that of the empty beam, and right, where nine tenths of the pixels
+# beside it are nearer than this, in standard deviations of all others.
+FLOOR = 0.25
 # A ray is outside if it meets less than this share of its path through the slab.
 MIN_SHARE = 0.98
 
@@ -169,7 +180,20 @@ def hot_mask(
     scale = max(scale, 1e-3 * float(np.std(values[~known])))
     scale = np.maximum(scale, 1.4826 * _around(np.abs(apart)))
     far = (np.abs(apart) > threshold * scale) & (alone > 0.5 * threshold * scale)
-    return far & ~known
+    return far & ~known & ~_spread(values, apart, scale)
+
+
+def _spread(values: np.ndarray, apart: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Where a pixel that stands out lifts its four neighbours with it, as a bead does.
+
+    They are compared with the ring around them, two pixels away.
+    """
+    near = ndimage.convolve(values, NEAREST / 4.0, mode="mirror")
+    ring = ndimage.median_filter(values, footprint=RING, mode="mirror")
+    lifted = (near - ring) * np.sign(apart)
+    # The mean of four is half as uncertain as one.
+    chance = SPREAD_THRESHOLD * 0.5 * scale
+    return lifted > np.maximum(MAX_SPREAD * np.abs(apart), chance)
 
 
 def _around(values: np.ndarray) -> np.ndarray:
@@ -195,8 +219,19 @@ def saturated_mask(image: np.ndarray) -> np.ndarray:
     for end, inner in ((0, 1), (-1, -2)):
         beside = counts[inner] if len(values) > 1 else 0
         if counts[end] >= MIN_CLIPPED and counts[end] > CLIP_RATIO * beside:
-            found |= image == values[end]
+            region = image == values[end]
+            if end or not _is_floor(image, region):
+                found |= region
     return found
+
+
+def _is_floor(image: np.ndarray, region: np.ndarray) -> bool:
+    """Whether the lowest level goes on beside its pixels, as in the empty beam."""
+    if region.all():
+        return False
+    beside = image[ndimage.binary_dilation(region) & ~region]
+    apart = np.quantile(beside - image[region][0], 0.9)
+    return bool(apart < FLOOR * float(np.std(image[~region])))
 
 
 def outside_mask(geometry: TiltGeometry, *, min_share: float = MIN_SHARE) -> np.ndarray:

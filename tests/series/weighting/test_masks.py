@@ -127,6 +127,35 @@ def test_clipping_is_found_at_either_end_and_repeated_counts_are_not(simulate):
     np.testing.assert_array_equal(found, (clipped == top) | (clipped == bottom))
 
 
+def test_gold_beads_are_no_hot_pixels_and_electrons_in_one_pixel_are():
+    """Beads as wide as the optics make them, dark and bright, on noise."""
+    rng = np.random.default_rng(5)
+    image = 100 + 4 * rng.standard_normal((96, 96))
+    u, y = np.indices(image.shape)
+    beads = [(11.2, 20.0), (30.5, 70.3), (55.0, 41.0), (70.7, 12.4), (84.0, 84.5)]
+    for number, (at_u, at_y) in enumerate(beads):
+        blob = np.exp(-((u - at_u) ** 2 + (y - at_y) ** 2) / (2 * 0.7**2))
+        image += (-90 if number % 2 else 90) * blob
+    hot = [(20, 50), (44, 12), (60, 80)]
+    for number, at in enumerate(hot):
+        image[at] += 90 if number % 2 else -90
+    found = masks.hot_mask(image.astype(np.float32))
+    assert {tuple(map(int, at)) for at in np.argwhere(found)} == set(hot)
+
+
+def test_floor_of_the_empty_beam_is_not_saturation():
+    """A needle in vacuum: counts below zero were stored as zero."""
+    rng = np.random.default_rng(6)
+    u, _ = np.indices((80, 64))
+    needle = np.where(np.abs(u - 40) < 12, 200.0, 0.0)
+    image = np.maximum(needle + 3 * rng.standard_normal(needle.shape), 0)
+    image = np.round(image).astype(np.float32)
+    assert not masks.saturated_mask(image).any()
+    clipped = np.maximum(image, 180)  # a limit in the middle of what is there
+    clipped[u % 2 == 0] += 40
+    assert masks.saturated_mask(clipped).any()
+
+
 def test_constant_tilt_is_masked_whole():
     tilts = np.random.default_rng(0).standard_normal((2, 20, 16))
     tilts[1] = 3.0
