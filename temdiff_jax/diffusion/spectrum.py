@@ -4,11 +4,11 @@
     L   = P / (P + s^2) x_s          in a cosine transform (mirrored borders)
     D   = L + c F(x_s, L, ln s),     c^2 = mean_k P s^2 / (P + s^2)
 
-P is the power of the clean residual r in every mode, so L is its Wiener filter and c the
-deviation of what L leaves.  The network starts at the best linear denoiser and learns
-only what is not Gaussian; the scalar skip of EDM is the case of a white P.  At
-``s >= SIGMA_MEAN`` the input carries nothing: it is replaced by zero, L vanishes and D is
-the conditional mean of r.
+P is the power of the clean residual r in every mode, so L is its Wiener filter and c
+the deviation of what L leaves.  The network starts at the best linear denoiser and
+learns only what is not Gaussian; the scalar skip of EDM is the case of a white P.  At
+``s >= SIGMA_MEAN`` the input carries nothing: it is replaced by zero, L vanishes and D
+is the conditional mean of r.
 
 P is a smooth function of the mode and of what is known of the series (range, tilts,
 thickness, noise, voxel size): a network of a few hundred numbers, fitted to the
@@ -68,18 +68,25 @@ class Spectrum:
         Returns:
           ``[b, nz, nx, ny]``, float32, of modes of an orthonormal cosine transform.
         """
-        tangent = jnp.tan(jnp.deg2rad(15.0 * jnp.exp(features[:, self.half_range])))
-        modes = _modes(shape, tangent)
-        wide = present[:, None]
-        # The last one is the voxel size, which is known without tilts too.
-        series = jnp.concatenate([features[:, :-1] * wide, features[:, -1:]], axis=-1)
-        known = jnp.concatenate([series, wide], axis=-1)
+        modes = _modes(shape, self._tangent(features))
+        return self._power(modes, _known(features, present)[:, None, None, None])
+
+    def _tangent(self, features: jax.Array) -> jax.Array:
+        return jnp.tan(jnp.deg2rad(15.0 * jnp.exp(features[:, self.half_range])))
+
+    def _power(self, modes: jax.Array, known: jax.Array) -> jax.Array:
         (first, bias), *rest = self.layers
-        hidden = jnp.einsum("bzxyi,io->bzxyo", modes, first[:NUM_MODES_IN])
-        hidden = hidden + (known @ first[NUM_MODES_IN:] + bias)[:, None, None, None]
+        hidden = modes @ first[:NUM_MODES_IN] + known @ first[NUM_MODES_IN:] + bias
         for weight, bias in rest:
             hidden = jnp.tanh(hidden) @ weight + bias
         return jnp.exp(jnp.clip(hidden[..., 0], -12.0, 12.0))
+
+
+def _known(features: jax.Array, present: jax.Array) -> jax.Array:
+    """Scalars ``[b, f + 1]``; without tilts only the last one, the voxel size."""
+    wide = present[:, None]
+    series = features[:, :-1] * wide
+    return jnp.concatenate([series, features[:, -1:], wide], axis=-1)
 
 
 def _modes(shape: tuple[int, int, int], tangent: jax.Array) -> jax.Array:
@@ -181,7 +188,7 @@ def denoise(
 
 
 def training_levels(share: jax.Array) -> jax.Array:
-    """Noise levels of quantiles ``share`` in (0, 1), between SIGMA_LOW and SIGMA_HIGH."""
+    """Noise levels of quantiles ``share``, between SIGMA_LOW and SIGMA_HIGH."""
     normal = jax.scipy.special.ndtri(jnp.clip(share, 1e-4, 1.0 - 1e-4))
     return jnp.clip(jnp.exp(LOG_MEAN + LOG_STD * normal), SIGMA_LOW, SIGMA_HIGH)
 
@@ -196,27 +203,51 @@ def init(key: jax.Array, num_features: int) -> Spectrum:
     return Spectrum(tuple(layers))
 
 
-@functools.partial(jax.jit, static_argnames=("rate",))
-def _fit_step(spectrum, state, groups, *, rate: float):
+def _table(rng, power, spectrum, features, present, count):
+    """Random modes of periodograms of one shape: their inputs, scalars and squares.
+
+    Half of them evenly, half evenly over the logarithm of the frequency, since few
+    modes hold most of the power.
+    """
+    shape = power.shape[1:]
+    axes = np.meshgrid(*(np.arange(n) / (2.0 * n) for n in shape), indexing="ij")
+    square = sum(a**2 for a in axes).ravel() + LOWEST**2
+    chance = square**-1.5
+    chance = 0.5 * chance / chance.sum() + 0.5 / chance.size
+    modes = np.asarray(_modes(shape, spectrum._tangent(features)))
+    modes = modes.reshape(len(power), -1, NUM_MODES_IN)
+    known = np.asarray(_known(features, present))
+    rows = []
+    for index, values in enumerate(np.asarray(power).reshape(len(power), -1)):
+        chosen = rng.choice(chance.size, count, p=chance)
+        scalars = np.broadcast_to(known[index], (count, known.shape[1]))
+        rows.append((modes[index, chosen], scalars, values[chosen]))
+    return [np.concatenate(column) for column in zip(*rows)]
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "rate"))
+def _climb(spectrum, modes, known, power, *, steps: int, rate: float):
     optimiser = optax.adam(rate)
 
     def loss(spectrum):
-        total = 0.0
-        for power, features, present in groups:
-            ratio = jnp.log(spectrum(power.shape[1:], features, present))
-            total = total + jnp.mean(power * jnp.exp(-ratio) + ratio)
-        return total / len(groups)
+        log = jnp.log(spectrum._power(modes, known))
+        return jnp.mean(power * jnp.exp(-log) + log)
 
-    value, gradient = jax.value_and_grad(loss)(spectrum)
-    change, state = optimiser.update(gradient, state)
-    return optax.apply_updates(spectrum, change), state, value
+    def step(carry, _):
+        spectrum, state = carry
+        change, state = optimiser.update(jax.grad(loss)(spectrum), state)
+        return (optax.apply_updates(spectrum, change), state), None
+
+    carry = (spectrum, optimiser.init(spectrum))
+    return jax.lax.scan(step, carry, length=steps)[0][0]
 
 
 def fit(
     key: jax.Array,
     groups: list[tuple[jax.Array, jax.Array, jax.Array]],
     *,
-    steps: int = 600,
+    modes: int = 100_000,
+    steps: int = 1000,
 ) -> Spectrum:
     """The spectrum of largest Whittle likelihood, ``-sum(p / P + ln P)``.
 
@@ -224,19 +255,22 @@ def fit(
       key: Of the first weights.
       groups: Periodograms of one shape each: squares of the modes ``[n, z, x, y]``,
         features ``[n, f]`` and which are given their tilts ``[n]``.
+      modes: Random modes of all periodograms that are fitted.
       steps: Of Adam.
 
     Returns:
       The fitted spectrum.
     """
     spectrum = init(key, groups[0][1].shape[1])
-    rate = 5e-3
-    state = optax.adam(rate).init(spectrum)
-    for step in range(steps):
-        if step == 2 * steps // 3:
-            rate = 1e-3
-        spectrum, state, _ = _fit_step(spectrum, state, groups, rate=rate)
-    return spectrum
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    total = sum(len(power) for power, _, _ in groups)
+    tables = [
+        _table(rng, power, spectrum, features, present, max(1, modes // total))
+        for power, features, present in groups
+    ]
+    columns = [jnp.asarray(np.concatenate(column)) for column in zip(*tables)]
+    spectrum = _climb(spectrum, *columns, steps=steps, rate=5e-3)
+    return _climb(spectrum, *columns, steps=steps // 2, rate=1e-3)
 
 
 def to_json(spectrum: Spectrum) -> list[dict[str, list]]:

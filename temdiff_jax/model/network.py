@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from temdiff_jax.model import unet
 from temdiff_jax.types import InputError
 
-# Of a series: log half-range, log tilts, log thickness, log noise-to-signal, log misfit.
+# Of a series: logs of half-range, tilts, thickness, noise-to-signal and misfit.
 NUM_SERIES = 5
 # These and the log of the voxel size, which is known without tilts too.
 NUM_FEATURES = NUM_SERIES + 1

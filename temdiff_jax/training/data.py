@@ -33,7 +33,7 @@ FIRST_RESERVED = 2**31 - 1
 UNIT_NM = 10.0
 # Larger voxels are drawn from sources binned by the next smaller of these.
 BINNINGS = (1, 2, 4)
-# Share of blocks whose voxels are the scenario's; of the others the range of the factor.
+# Share of blocks with the scenario's voxels; of the others the range of the factor.
 NOMINAL, VOXEL_FACTOR = 0.6, (0.75, 1.35)
 # Standard deviation of the log of the voxel size as it is told.
 TOLD_STD = 0.1

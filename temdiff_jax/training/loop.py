@@ -489,5 +489,6 @@ def _validate(
             np.mean(place.ratio(state.ema_params, place.put_central(b), scale, level))
             for b in batches
         ]
-        line += f"; over the linear guess at {level:g}: {-10 * np.log10(np.mean(ratio)):+.2f}"
+        gain = float(-10 * np.log10(np.mean(ratio)))
+        line += f"; over the linear guess at {level:g}: {gain:+.2f}"
     return line

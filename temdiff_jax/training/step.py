@@ -174,7 +174,7 @@ def refiner(network: Network, params: dict, condition: Condition, *, both: bool)
 
 
 def _refined_losses(params, target, condition, draws, network, prior_spectrum):
-    """Squares of the error in units of what the linear guess leaves, as `batch_losses`."""
+    """As `batch_losses`, in units of what the linear guess leaves."""
     power = prior_spectrum(target.shape[1:], condition.features, condition.present)
     noisy = target + draws.sigma[:, None, None, None] * draws.noise
     both = network.config.log_variance
@@ -367,7 +367,7 @@ def best_guess(
 
 
 def _refined_guess(params, target, condition, prior_spectrum, network, sigma):
-    """``best_guess`` of a network that refines a linear guess, which is what is known."""
+    """``best_guess`` of a network that refines a linear guess: what is known."""
     size = target.shape[0]
     power = prior_spectrum(target.shape[1:], condition.features, condition.present)
     level = jnp.full((size,), spectrum.SIGMA_MEAN if sigma is None else sigma)
