@@ -107,8 +107,8 @@ def _preview(
     series: "TiltSeries", factor: int, thickness: int | None, log: str
 ) -> dict[str, str]:
     """What a reconstruction with these options would take and decide."""
-    from temdiff_jax.series import intensity
     from temdiff_jax.cli import estimate
+    from temdiff_jax.series import intensity
 
     if factor > 1:
         from temdiff_jax.cli.reconstruct import binned

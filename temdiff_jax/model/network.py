@@ -17,8 +17,10 @@ import jax.numpy as jnp
 from temdiff_jax.errors import InputError
 from temdiff_jax.model import unet
 
-# Log half-range, log tilts, log thickness, log noise-to-signal, log misfit.
-NUM_FEATURES = 5
+# Of a series: logs of half-range, tilts, thickness, noise-to-signal and misfit.
+NUM_SERIES = 5
+# These and the log of the voxel size, which is known without tilts too.
+NUM_FEATURES = NUM_SERIES + 1
 NUM_MOMENTS = 3  # mean, slope and deviation of the tilts at a voxel
 TARGETS = ("residual", "volume")
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
@@ -31,10 +33,12 @@ class Condition(NamedTuple):
       volume: Normalised quadratic estimate, ``[b, z, x, y]``; zeros when dropped.
       coverage: Seen-ness in [0, 1], ``[b, z, x, y]``; zeros when dropped.
       features: Scalars ``[b, NUM_FEATURES]``, see ``condition.features``; a network of
-        fewer sees the first ones.
+        fewer sees the first ones, and fewer may be given if it does.
       present: 1 where the condition is given, 0 where it is dropped, ``[b]``.
       moments: ``[b, z, x, y, NUM_MOMENTS]``, see ``condition.moments``; for networks
         that are shown them.
+      guess: The linear guess of the clean data, ``[b, z, x, y]``, see
+        ``diffusion.spectrum``; for networks that refine one.
     """
 
     volume: jax.Array
@@ -42,6 +46,7 @@ class Condition(NamedTuple):
     features: jax.Array
     present: jax.Array
     moments: jax.Array | None = None
+    guess: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +77,7 @@ class NetworkConfig:
         nothing, so that a trained network can be made larger.
       features: How many of the scalars it is shown.
       moments: Whether it is shown the moments of the tilts at every voxel.
+      refines: Whether it refines a linear guess, see ``diffusion.spectrum``.
     """
 
     channels: tuple[int, ...] = (32, 64, 128)
@@ -91,6 +97,7 @@ class NetworkConfig:
     grown: tuple[int, ...] = ()
     features: int = 4
     moments: bool = False
+    refines: bool = False
 
     @property
     def architecture(self) -> NetworkConfig:
@@ -148,12 +155,17 @@ def make_network(config: NetworkConfig) -> Network:
     def inputs(x, noise_level, condition):
         if not config.conditional:
             return x[..., None], noise_level[:, None]
+        # The voxel size is not part of what can be dropped.
+        kept = jnp.arange(config.features) >= NUM_SERIES
         coverage = jnp.broadcast_to(condition.coverage, x.shape)
         fields = jnp.stack([x, condition.volume, coverage], axis=-1)
         if config.moments:
             fields = jnp.concatenate([fields, condition.moments], axis=-1)
+        if config.refines:
+            fields = jnp.concatenate([fields, condition.guess[..., None]], axis=-1)
         present = condition.present[:, None]
-        known = condition.features[:, : config.features] * present
+        known = condition.features[:, : config.features]
+        known = known * jnp.where(kept, 1.0, present)
         scalars = jnp.concatenate([noise_level[:, None], present, known], axis=-1)
         return fields, scalars
 
@@ -166,6 +178,7 @@ def make_network(config: NetworkConfig) -> Network:
             jnp.zeros((1, NUM_FEATURES)),
             jnp.ones((1,)),
             jnp.zeros((*zeros.shape, NUM_MOMENTS)),
+            zeros,
         )
         fields, scalars = inputs(zeros, jnp.zeros((1,)), dummy)
         if config.planar:

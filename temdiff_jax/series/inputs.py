@@ -222,10 +222,16 @@ class ResidualScale(NamedTuple):
 
     ``log scale = intercept + slopes . features``; measured once on simulated
     series before training and kept in the prior's card.
+
+    Attributes:
+      intercept, slopes: Of the fit.
+      spectrum: Power of every mode of the scaled residual, ``diffusion.spectrum``, or
+        None for a prior that takes it as white.
     """
 
     intercept: jax.Array | float
     slopes: jax.Array
+    spectrum: Any = None
 
     def __call__(self, values: jax.Array) -> jax.Array:
         """Scale for features ``[..., NUM_FEATURES]``, the first as many as slopes."""

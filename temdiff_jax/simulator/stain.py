@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 CLIP_PERCENTILES = (0.5, 99.5)
+# Half the taps of a blur; its deviation is at most a third of this.
+BLUR_TAPS = 4
 # Voxels between the independent displacements of a warp.
 WARP_SPACING = 24
 # Root mean square of a field by Keys's cubic interpolation between independent draws of
@@ -36,6 +38,9 @@ class StainConfig:
         voxels; 0 for none.
       gamma: Exponent of the stain, log-uniform: staining differs.
       grain: Standard deviation of added grain, uniform between the two.
+      blur: Standard deviation of a Gaussian blur, voxels, uniform between the two.
+      jitter: Share of specimens whose sections were cut out of register: every plane of
+        a random axis is moved by up to one voxel along the two others.
     """
 
     exact_fraction: float = 0.5
@@ -43,6 +48,8 @@ class StainConfig:
     warp: float = 0.0
     gamma: tuple[float, float] = (0.7, 1.5)
     grain: tuple[float, float] = (0.0, 0.04)
+    blur: tuple[float, float] = (0.0, 0.0)
+    jitter: float = 0.0
 
 
 class SourceBank(NamedTuple):
@@ -92,6 +99,25 @@ def make_bank(
         jnp.asarray(np.where(flags, limits[:, 0], limits[:, 1]), jnp.float32),
         jnp.asarray(np.where(flags, limits[:, 1], limits[:, 0]), jnp.float32),
         jnp.asarray(np.cumsum(sizes) / sizes.sum(), jnp.float32),
+    )
+
+
+def binned_bank(bank: SourceBank, factor: int) -> SourceBank:
+    """The same specimens on voxels ``factor`` times as large: means of grey levels.
+
+    Limits and how often a block is drawn stay; a rest that fills no voxel is left out.
+    """
+    values, shapes = np.asarray(bank.values), np.asarray(bank.shapes)
+    blocks = []
+    for offset, shape in zip(np.asarray(bank.offsets), shapes):
+        count = shape // factor
+        block = values[offset : offset + np.prod(shape)].reshape(shape)
+        block = block[tuple(slice(0, n * factor) for n in count)]
+        cells = block.reshape([m for n in count for m in (n, factor)])
+        blocks.append(np.rint(cells.mean(axis=(1, 3, 5))).astype(np.uint8))
+    coarse = make_bank(blocks)
+    return coarse._replace(
+        dark=bank.dark, bright=bank.bright, cumulative=bank.cumulative
     )
 
 
@@ -146,6 +172,7 @@ def sample_stain(
     bank: SourceBank,
     shape: tuple[int, int, int],
     config: StainConfig = StainConfig(),
+    zoom: jax.Array | float = 1.0,
 ) -> jax.Array:
     """Random crop of a random block as stain density in [0, 1].
 
@@ -156,6 +183,7 @@ def sample_stain(
       bank: Blocks.
       shape: Core extents ``(nz, nx, ny)``.
       config: How the crops are varied.
+      zoom: Source voxels per output voxel; ``config.zoom`` is a factor on it.
 
     Returns:
       ``[z, x, y]`` float32.
@@ -165,11 +193,11 @@ def sample_stain(
     source = jnp.minimum(source, bank.offsets.shape[0] - 1)
     extent = bank.shapes[source]
     exact = jax.random.bernoulli(keys[1], config.exact_fraction)
-    zoom = _log_uniform(keys[3], config.zoom)
-    turn = jnp.where(
+    varied = _log_uniform(keys[3], config.zoom)
+    turn = zoom * jnp.where(
         exact,
         octahedral_rotation(keys[2]),
-        random_rotation(keys[2]) * zoom,
+        random_rotation(keys[2]) * varied,
     )
     centre = jax.random.uniform(keys[4], (3,)) * extent
     centre = jnp.where(exact, jnp.floor(centre), centre)
@@ -179,12 +207,16 @@ def sample_stain(
         jnp.einsum("ij,jabc->iabc", turn, grid, precision="highest")
         + centre[:, None, None, None]
     )
+    if config.jitter:
+        where = where + _out_of_register(jax.random.fold_in(key, 1), shape, config)
     if config.warp:
         where = where + jnp.where(exact, 0.0, _warp(keys[7], shape, config.warp))
     grey = _trilinear(bank, source, extent, where)
     dark, bright = bank.dark[source], bank.bright[source]
     stain = jnp.clip((bright - grey) / (bright - dark), 0.0, 1.0)
     stain = stain ** _log_uniform(keys[5], config.gamma)
+    if config.blur[1] > 0:
+        stain = _blurred(keys[8], stain, config.blur)
     return stain + _grain(keys[6], shape, config.grain)
 
 
@@ -203,6 +235,42 @@ def _warp(key: jax.Array, shape: tuple[int, int, int], size: float) -> jax.Array
     smooth = jax.lax.dynamic_slice(smooth, (0, *start), (3, *shape))
     # Between its points an interpolated field is smaller than at them.
     return smooth * (size / _INTERPOLATED_RMS)
+
+
+def _out_of_register(key, shape, config):
+    """Displacements ``[3, nz, nx, ny]`` of the planes of a random axis."""
+    key_whether, key_axis, key_size, key_planes = jax.random.split(key, 4)
+    size = jax.random.uniform(key_size) * jax.random.bernoulli(
+        key_whether, config.jitter
+    )
+    drawn = size * jax.random.uniform(key_planes, (3, max(shape)), minval=-1.0)
+    axis = jax.random.randint(key_axis, (), 0, 3)
+
+    def moved(a):
+        own = drawn[:, : shape[a]] * (jnp.arange(3) != a)[:, None]
+        wide = [1, 1, 1]
+        wide[a] = shape[a]
+        return jnp.broadcast_to(own.reshape(3, *wide), (3, *shape))
+
+    return jnp.select([axis == 0, axis == 1], [moved(0), moved(1)], moved(2))
+
+
+def _blurred(key, stain, limits):
+    """Blurred by a Gaussian of random width, edges repeated."""
+    width = jax.random.uniform(key, minval=limits[0], maxval=limits[1])
+    taps = jnp.arange(-BLUR_TAPS, BLUR_TAPS + 1)
+    kernel = jnp.exp(-0.5 * (taps / jnp.maximum(width, 1e-3)) ** 2)
+    kernel = kernel / jnp.sum(kernel)
+    for axis in range(3):
+        size = stain.shape[axis]
+        pad = [(0, 0)] * 3
+        pad[axis] = (BLUR_TAPS, BLUR_TAPS)
+        padded = jnp.pad(stain, pad, mode="edge")
+        stain = sum(
+            kernel[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
+            for i in range(2 * BLUR_TAPS + 1)
+        )
+    return stain
 
 
 def _grain(key, shape, limits):

@@ -20,6 +20,9 @@ class Scenario:
       errors: Misalignment of the series.
       misaligned: Share of the series that have these errors, each times a factor of
         its own, uniform in [0, 1]; None for all of them at full size.
+      fewest_tilts: Tilts of a series, log-uniform from this to ``num_tilts``; 0 for
+        always as many.
+      voxel_nm: Voxel size; the specimen of the sources is drawn at this scale.
     """
 
     half_range_deg: tuple[float, float]
@@ -28,6 +31,8 @@ class Scenario:
     drop: float = 0.25
     errors: ErrorConfig = ALIGNED
     misaligned: float | None = None
+    fewest_tilts: int = 0
+    voxel_nm: float = 10.0
 
 
 SMALL_ERRORS = ErrorConfig(
@@ -54,6 +59,8 @@ class DataConfig:
 
     Attributes:
       sources: npz files, each ``path:key``, relative to the data folder.
+      source_shares: How often each source is drawn; () for by its voxels.
+      source_voxel_nm: Voxel size of the sources.
       validation: The same, never trained on.
       validation_blocks: Held-out blocks of each scenario.
       scenarios: Kinds of series.
@@ -80,6 +87,8 @@ class DataConfig:
         "gala_medulla/gala_crops.npz:train",
         "gala_medulla/gala_crops.npz:example",
     )
+    source_shares: tuple[float, ...] = ()
+    source_voxel_nm: float = 10.0
     validation: tuple[str, ...] = (
         "fib25_medulla/validation_crop0_128.npz:volume",
         "fib25_medulla/validation_crop3_128.npz:volume",
@@ -113,6 +122,8 @@ class OptimConfig:
       clip_norm: Global gradient norm.
       ema_decay: Of the exported weights; warmed up as (1 + n) / (10 + n).
       batch: Crops per pass through the network.
+      batch_voxels: Voxels of the crops of a pass, at most, where crops have several
+        sizes; 0 for ``batch`` crops of any size.
       accumulate: Passes whose gradients are averaged into one step, which thus sees
         ``batch * accumulate`` crops in the memory of ``batch``.
       mean_fraction: Share of the batch trained as the conditional mean.
@@ -133,6 +144,7 @@ class OptimConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.998
     batch: int = 4
+    batch_voxels: int = 0
     accumulate: int = 1
     mean_fraction: float = 0.75
     drop_condition: float = 0.08

@@ -16,18 +16,27 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from temdiff_jax.geometry import TiltGeometry, lateral_margin_for
 from temdiff_jax.inverse.tikhonov import TikhonovSettings, settings_for_half_range
 from temdiff_jax.series import inputs
 from temdiff_jax.simulator import phantoms, sample_stain, simulate_series
 from temdiff_jax.simulator.imaging import ImagingConfig
-from temdiff_jax.simulator.stain import SourceBank
+from temdiff_jax.simulator.stain import SourceBank, binned_bank
 from temdiff_jax.training import volumes
 from temdiff_jax.training.config import DataConfig, Scenario
 
 # Phases from here on are no part of the training.
 FIRST_RESERVED = 2**31 - 1
+# Voxel size whose logarithm is 0.
+UNIT_NM = 10.0
+# Larger voxels are drawn from sources binned by the next smaller of these.
+BINNINGS = (1, 2, 4)
+# Share of blocks with the scenario's voxels; of the others the range of the factor.
+NOMINAL, VOXEL_FACTOR = 0.6, (0.75, 1.35)
+# Standard deviation of the log of the voxel size as it is told.
+TOLD_STD = 0.1
 # NumPy while blocks and crops wait on the host, JAX inside a program.
 Array: TypeAlias = Any
 
@@ -78,6 +87,8 @@ def simulate_block(
     smoothness: jax.Array,
     ridge: jax.Array,
     severity: jax.Array | float = 1.0,
+    num_tilts: jax.Array | None = None,
+    voxel: jax.Array | float = 0.0,
     *,
     scenario: Scenario,
     width: int,
@@ -93,6 +104,8 @@ def simulate_block(
       half_range_deg: Half the tilt range.
       smoothness, ridge: Of the quadratic estimate, for this range.
       severity: Factor on the errors of the series.
+      num_tilts: Tilts of the series, at most those of the scenario; None for these.
+      voxel: Logarithm of the voxel size over ``UNIT_NM``, as it is told.
       scenario: Kind of series; its half-ranges and its ``misaligned`` are not read.
       width: Field of view, columns.
       imaging: Simulator ranges; the scenario's errors replace its own.
@@ -103,7 +116,10 @@ def simulate_block(
       A ``Block`` of JAX arrays.
     """
     keys = jax.random.split(key, 4)
-    ramp = jnp.linspace(-1.0, 1.0, scenario.num_tilts)
+    count = scenario.num_tilts if num_tilts is None else num_tilts
+    index = jnp.arange(scenario.num_tilts)
+    # Tilts beyond the count weigh nothing, so that one program serves every count.
+    ramp = jnp.where(index < count, 2.0 * index / (count - 1.0) - 1.0, 0.0)
     angles = jnp.deg2rad(half_range_deg * ramp)
     nz, nx, ny = stain.shape
     geometry = TiltGeometry(angles, (nz, nx, ny), width, None)
@@ -112,8 +128,9 @@ def simulate_block(
     lose = jax.random.bernoulli(keys[1], scenario.drop)
     keep = jax.random.bernoulli(keys[2], 0.7, (scenario.num_tilts,))
     # The two outermost tilts stay, so that the nominal range stays what it is.
-    ends = jnp.abs(ramp) == 1.0
-    valid = jnp.where(lose & ~ends, keep, True).astype(jnp.float32)
+    ends = (index == 0) | (index == count - 1)
+    valid = jnp.where(lose & ~ends, keep, True) & (index < count)
+    valid = valid.astype(jnp.float32)
     # Traced, so that one program serves every range.
     settings = TikhonovSettings(cast(float, smoothness), cast(float, ridge), num_iters)
     ready = inputs.prepare(series.tilts, geometry, settings, valid)
@@ -127,7 +144,7 @@ def simulate_block(
         truth,
         geometry.crop(ready.tikhonov) / ready.level,
         geometry.crop(ready.coverage),
-        ready.features,
+        jnp.append(ready.features, voxel),
         swept,
     )
 
@@ -155,6 +172,12 @@ class BlockSource:
         self.bank = bank
         self.data = data
         self.seed = seed
+        coarsest = max(s.voxel_nm for s in data.scenarios) / data.source_voxel_nm
+        self.banks = {1: bank} | {
+            factor: binned_bank(bank, factor)
+            for factor in BINNINGS[1:]
+            if factor <= coarsest
+        }
         shapes = [wide_shape(s, data) for s in data.scenarios]
         # One compiled phantom program serves all scenarios by cropping.
         self.phantom_shape = tuple(max(s[i] for s in shapes) for i in range(3))
@@ -164,30 +187,46 @@ class BlockSource:
         cls, folder: str | Path, names: tuple[str, ...], data: DataConfig, seed: int
     ) -> BlockSource:
         """Loads the named volumes and packs them; raises as `volumes.load_sources`."""
-        bank = volumes.pack(volumes.load_weighted_sources(folder, names))
-        return cls(bank, data, seed)
+        sources = volumes.load_weighted_sources(folder, names)
+        if data.source_shares and names == data.sources:
+            sources = volumes.shared(sources, data.source_shares)
+        return cls(volumes.pack(sources), data, seed)
+
+    def _stain(
+        self, key: jax.Array, scenario: Scenario, voxel_nm: float, phantom: bool
+    ) -> jax.Array:
+        """A slab of a scenario, ``[z, x, y]``, a phantom or tissue at a voxel size."""
+        shape = wide_shape(scenario, self.data)
+        if phantom:
+            stain = _sample_phantom(key, self.phantom_shape)
+            start = [(a - b) // 2 for a, b in zip(self.phantom_shape, shape)]
+            return stain[tuple(slice(s, s + n) for s, n in zip(start, shape))]
+        ratio = voxel_nm / self.data.source_voxel_nm
+        factor = max(f for f in self.banks if f == 1 or f <= ratio * 1.01)
+        zoom = jnp.float32(ratio / factor)
+        return _sample_real(key, self.banks[factor], shape, self.data.stain, zoom)
 
     def block(self, phase: int, index: int, scenario: Scenario) -> Block:
         """Block ``index`` of a phase, as NumPy arrays."""
         rng = np.random.Generator(np.random.Philox(key=[self.seed, phase]))
         draws = rng.random((index + 1, 2))[index]
+        own = np.random.Generator(np.random.Philox(key=[self.seed + 7, phase])).random(
+            (index + 1, 4)
+        )[index]
         key = jax.random.fold_in(
             jax.random.fold_in(jax.random.key(self.seed), phase), index
         )
         key_stain, key_series = jax.random.split(key)
-        shape = wide_shape(scenario, self.data)
-        if draws[0] < self.data.phantom_fraction:
-            stain = _sample_phantom(key_stain, self.phantom_shape)
-            start = [
-                (a - b) // 2 for a, b in zip(self.phantom_shape, shape, strict=True)
-            ]
-            stain = stain[
-                tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
-            ]
-        else:
-            stain = _sample_real(key_stain, self.bank, shape, self.data.stain)
-        low, high = np.log(scenario.half_range_deg)
-        half_range = float(np.exp(low + draws[1] * (high - low)))
+        phantom = draws[0] < self.data.phantom_fraction
+        factor = 1.0 if own[0] < NOMINAL else _log_between(VOXEL_FACTOR, own[1])
+        voxel = scenario.voxel_nm * factor
+        stain = self._stain(key_stain, scenario, voxel, phantom)
+        half_range = _log_between(scenario.half_range_deg, draws[1])
+        count = scenario.num_tilts
+        if scenario.fewest_tilts:
+            limits = (scenario.fewest_tilts - 0.5, count + 0.5)
+            count = min(count, round(_log_between(limits, own[2])))
+        told = np.log(voxel / UNIT_NM) + TOLD_STD * float(scipy.special.ndtri(own[3]))
         settings = settings_for_half_range(half_range)
         block = simulate_block(
             key_series,
@@ -196,7 +235,9 @@ class BlockSource:
             jnp.float32(settings.smoothness),
             jnp.float32(settings.ridge),
             _severity(key_series, scenario),
-            scenario=dataclasses.replace(scenario, misaligned=None),
+            jnp.int32(count),
+            jnp.float32(told),
+            scenario=_simulated(scenario),
             width=self.data.block_width,
             imaging=self.data.imaging,
             num_iters=settings.num_iters,
@@ -215,6 +256,19 @@ class BlockSource:
         ]
 
 
+def _log_between(limits: tuple[float, float], share: float) -> float:
+    """Log-uniform between two limits, for a share uniform in [0, 1]."""
+    low, high = np.log(limits)
+    return float(np.exp(low + share * (high - low)))
+
+
+def _simulated(scenario: Scenario) -> Scenario:
+    """The part of a scenario that the simulation program depends on."""
+    return dataclasses.replace(
+        scenario, misaligned=None, half_range_deg=(1.0, 1.0), voxel_nm=0.0
+    )
+
+
 def extents(crop: int | tuple[int, int, int], thickness: int) -> tuple[int, int, int]:
     """Extents ``(z, x, y)`` of a crop of a block; see ``DataConfig.crop``."""
     nz, nx, ny = (crop, crop, crop) if isinstance(crop, int) else crop
@@ -229,8 +283,11 @@ def cut_batch(
     batch: int,
     crop: int | tuple[int, int, int],
     mirror: bool = True,
+    voxels: int = 0,
 ) -> Batch:
     """Random crops of random blocks, mirrored at random: a function of (seed, step).
+
+    With ``voxels`` there are as many crops as hold at most so many, at least one.
 
     Crops of the whole thickness come from blocks of one thickness, that of a block
     drawn first.
@@ -238,6 +295,8 @@ def cut_batch(
     rng = np.random.Generator(np.random.Philox(key=[seed + 1, step]))
     first = blocks[rng.integers(len(blocks))]
     sizes = extents(crop, first.truth.shape[0])
+    if voxels:
+        batch = max(1, voxels // int(np.prod(sizes)))
     fitting = [
         i for i, b in enumerate(blocks) if extents(crop, b.truth.shape[0]) == sizes
     ]

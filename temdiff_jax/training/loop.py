@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from temdiff_jax import parallel
+from temdiff_jax.diffusion import spectrum
 from temdiff_jax.model import make_network
 from temdiff_jax.priors import Prior
 from temdiff_jax.series import inputs
@@ -36,11 +37,19 @@ from temdiff_jax.training.optimiser import learning_rate
 from temdiff_jax.training.placement import Placement, make_placement
 from temdiff_jax.training.pool import StoredBlocks
 from temdiff_jax.training.preview import Preview, make_previewer
-from temdiff_jax.training.step import Metrics, TrainState, init_state
+from temdiff_jax.training.step import (
+    Metrics,
+    TrainState,
+    init_state,
+    make_targets,
+)
 
 VALIDATION_PHASE = FIRST_RESERVED
 MAX_BAD_STEPS = 20
 LOG_EVERY = 48
+SPECTRUM_BATCHES = 24
+# Noise levels at which a network that refines a linear guess is compared with it.
+LEVELS = (0.3, 1.0, 3.0, 10.0, 30.0)
 ACCEPTED = Metrics._fields.index("accepted")
 
 
@@ -53,6 +62,30 @@ def measure_residual_scale(
     if not by_series:
         features = np.zeros_like(features)
     return inputs.fit_residual_scale(jnp.asarray(features), jnp.asarray(scales))
+
+
+def fit_spectrum(
+    scale: inputs.ResidualScale, blocks: list[Block], config: TrainConfig
+) -> inputs.ResidualScale:
+    """The scale with the power of the scaled residual in every mode.
+
+    Fitted to the crops that a training of so many steps would be shown, once given
+    their tilts and once not.
+    """
+    groups: dict[tuple[int, ...], list[tuple]] = {}
+    for step in range(SPECTRUM_BATCHES):
+        batch = _cut(config, blocks, step)
+        for present in (1.0, 0.0):
+            shown = jnp.full(batch.truth.shape[0], present)
+            target, _ = make_targets(batch, scale, shown)
+            power = spectrum.to_modes(target) ** 2
+            found = (power, jnp.asarray(batch.features), shown)
+            groups.setdefault(target.shape[1:], []).append(found)
+    parts = []
+    for rows in groups.values():
+        power, features, shown = (jnp.concatenate(column) for column in zip(*rows))
+        parts.append((power, features, shown))
+    return scale._replace(spectrum=spectrum.fit(jax.random.key(config.seed), parts))
 
 
 class Watch(NamedTuple):
@@ -326,15 +359,20 @@ def _begin(
     elif latest is None:
         log("no checkpoint: training from scratch")
         state = place.fresh()
-        scale = measure_residual_scale(
-            blocks_of(0), by_series=config.optim.scale_by_series
-        )
+        known = blocks_of(max(0, config.data.phases_kept - 1))
+        scale = measure_residual_scale(known, by_series=config.optim.scale_by_series)
+        if config.network.refines:
+            log(f"fitting the spectrum of the residual to {len(known)} blocks")
+            scale = fit_spectrum(scale, known, config)
     else:
         log(f"resuming from step {latest}")
         state = checkpoints.restore(latest, place.like)
         saved = checkpoints.meta(latest)["residual_scale"]
+        layers = saved.get("spectrum")
         scale = inputs.ResidualScale(
-            jnp.float32(saved["intercept"]), jnp.asarray(saved["slopes"], jnp.float32)
+            jnp.float32(saved["intercept"]),
+            jnp.asarray(saved["slopes"], jnp.float32),
+            None if layers is None else spectrum.from_json(layers),
         )
     log(f"residual scale: {float(scale.intercept):.3f} {np.asarray(scale.slopes)}")
     count = sum(a.size for a in jax.tree.leaves(state.params))
@@ -345,13 +383,18 @@ def _begin(
 def _batch(
     config: TrainConfig, blocks_of: Callable[[int], list[Block]], step: int
 ) -> Batch:
+    return _cut(config, blocks_of(step // config.data.steps_per_phase), step)
+
+
+def _cut(config: TrainConfig, blocks: list[Block], step: int) -> Batch:
     return cut_batch(
-        blocks_of(step // config.data.steps_per_phase),
+        blocks,
         seed=config.seed,
         step=step,
         batch=config.optim.batch * config.optim.accumulate,
         crop=config.data.crop,
         mirror=config.data.mirror,
+        voxels=config.optim.batch_voxels,
     )
 
 
@@ -380,7 +423,12 @@ def _meta(config: TrainConfig, scale: inputs.ResidualScale) -> dict:
         "residual_scale": {
             "intercept": float(scale.intercept),
             "slopes": [float(s) for s in np.asarray(scale.slopes)],
-        },
+        }
+        | (
+            {}
+            if scale.spectrum is None
+            else {"spectrum": spectrum.to_json(scale.spectrum)}
+        ),
     }
 
 
@@ -434,4 +482,14 @@ def _validate(
         values = {f"validation/gain_db_{i}": gain for i, gain in enumerate(gains)}
         record(done, values | {"validation/gain_db_mean": float(np.mean(gains))})
     text = " ".join(f"{g:+.2f}" for g in gains)
-    return f"validation step {done}: gain of the mean call, dB: {text}"
+    line = f"validation step {done}: gain of the mean call, dB: {text}"
+    if not config.network.refines:
+        return line
+    for level in LEVELS:
+        left = [
+            np.mean(place.ratio(state.ema_params, place.put_central(b), scale, level))
+            for b in batches
+        ]
+        gain = float(-10 * np.log10(np.mean(left)))
+        line += f"; over the linear guess at {level:g}: {gain:+.2f}"
+    return line

@@ -38,7 +38,7 @@ class Placement(NamedTuple):
       put_scale: The residual scale to the devices.
       key: The key of a seed.
       step: ``(state, key, batch, scale) -> (state, metrics)``; consumes the state.
-      ratio: ``(params, batch, scale) -> [b]``, see ``step.ratio_of_mean``.
+      ratio: ``(params, batch, scale[, sigma]) -> [b]``, see ``step.ratio_of_mean``.
     """
 
     network: Network
@@ -86,7 +86,9 @@ def make_placement(
         put_scale=_same,
         key=jax.random.key,
         step=functools.partial(steps.train_step, network=network, config=config.optim),
-        ratio=functools.partial(steps.mean_ratio, network=network),
+        ratio=lambda params, batch, scale, sigma=None: steps.mean_ratio(
+            params, batch, scale, network=network, sigma=sigma
+        ),
     )
 
 
@@ -121,8 +123,12 @@ def _on_mesh(
     def share(grads: dict) -> dict:
         return jax.lax.with_sharding_constraint(grads, layouts.params)
 
-    def ratio(params: dict, batch: Batch, scale: ResidualScale) -> jax.Array:
-        return steps.ratio_of_mean(gather(params), batch, scale, network=network)
+    def ratio(
+        params: dict, batch: Batch, scale: ResidualScale, sigma: float | None = None
+    ) -> jax.Array:
+        return steps.ratio_of_mean(
+            gather(params), batch, scale, network=network, sigma=sigma
+        )
 
     return Placement(
         network=network,
@@ -151,7 +157,9 @@ def _on_mesh(
             out_shardings=(layouts, scalar),  # one layout for all metrics
             donate_argnums=0,
         ),
-        ratio=jax.jit(ratio, out_shardings=parallel.repeated(mesh, 1)),
+        ratio=jax.jit(
+            ratio, static_argnames="sigma", out_shardings=parallel.repeated(mesh, 1)
+        ),
     )
 
 

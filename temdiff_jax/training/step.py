@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from temdiff_jax.diffusion import parameterisation, schedule
+from temdiff_jax.diffusion import parameterisation, schedule, spectrum
 from temdiff_jax.model import Condition, Network
 from temdiff_jax.series.inputs import ResidualScale
 from temdiff_jax.training import averages
@@ -20,6 +20,8 @@ from temdiff_jax.training.optimiser import make_optimiser
 
 # Examples whose target is weaker than this are not weighted up further.
 MIN_POWER = 0.25
+# Targets of more than so many times the power that is expected weigh less.
+MOST_POWER = 4.0
 # Noise level at which validation scores a network that sees no tilts.
 PRIOR_SIGMA = 1.0
 
@@ -99,16 +101,33 @@ class Draws(NamedTuple):
     is_mean: jax.Array
 
 
-def draw(key: jax.Array, batch: Batch, config: OptimConfig) -> Draws:
-    """Draws for a batch; a pure function of ``key``, whatever devices hold it."""
+def draw(
+    key: jax.Array, batch: Batch, config: OptimConfig, *, refines: bool = False
+) -> Draws:
+    """Draws for a batch; a pure function of ``key``, whatever devices hold it.
+
+    With ``refines`` those of a network that refines a linear guess.
+    """
     keys = jax.random.split(key, 3)
     size = batch.truth.shape[0]
     index = jnp.arange(size)
+    noise = jax.random.normal(keys[2], batch.truth.shape)
+    if refines:
+        # Stratified over the batch: one quantile in each of equal parts.
+        share = (
+            jax.random.permutation(keys[0], size) + jax.random.uniform(keys[1])
+        ) / size
+        is_mean = share < config.mean_fraction
+        rest = (share - config.mean_fraction) / (1.0 - config.mean_fraction)
+        sigma = spectrum.training_levels(jnp.where(is_mean, 0.5, rest))
+        sigma = jnp.where(is_mean, spectrum.SIGMA_MEAN, sigma)
+        again = jax.random.fold_in(keys[0], 1)
+        drop = jax.random.bernoulli(again, config.drop_condition, (size,)) & ~is_mean
+        return Draws(drop, sigma, noise, is_mean)
     is_mean = index < round(config.mean_fraction * size)
     drop = jax.random.bernoulli(keys[0], config.drop_condition, (size,)) & ~is_mean
     sigma = schedule.training_noise(config.noise)(keys[1], (size,))
     sigma = jnp.where(is_mean, parameterisation.SIGMA_MEAN, sigma)
-    noise = jax.random.normal(keys[2], batch.truth.shape)
     return Draws(drop, sigma, noise, is_mean)
 
 
@@ -119,6 +138,11 @@ def batch_losses(
     target, condition = make_targets(
         batch, scale, 1.0 - draws.drop, network.config.target
     )
+
+    if network.config.refines:
+        return _refined_losses(
+            params, target, condition, draws, network, scale.spectrum
+        )
 
     def both(x, level):
         assert network.apply_both is not None
@@ -136,6 +160,34 @@ def batch_losses(
     # Specimens that the scale fit misses must not dominate the gradient.
     power = jnp.mean(target**2, axis=(1, 2, 3))
     return losses / jnp.maximum(power, MIN_POWER), spread
+
+
+def refiner(network: Network, params: dict, condition: Condition, *, both: bool):
+    """A network that refines a linear guess, as ``spectrum.denoise_with`` takes it."""
+    apply = network.apply_both if both else network.apply
+    assert apply is not None
+
+    def refine(x, level, guess):
+        return apply(params, x, level, condition._replace(guess=guess))
+
+    return refine
+
+
+def _refined_losses(params, target, condition, draws, network, prior_spectrum):
+    """As `batch_losses`, in units of what the linear guess leaves."""
+    power = prior_spectrum(target.shape[1:], condition.features, condition.present)
+    noisy = target + draws.sigma[:, None, None, None] * draws.noise
+    both = network.config.log_variance
+    refine = refiner(network, params, condition, both=both)
+    output, guess, left = spectrum.denoise_with(refine, noisy, draws.sigma, power)
+    raw, spread = output if both else (output, None)
+    error = raw + (guess - target) / left[:, None, None, None]
+    losses = jnp.mean(error**2, axis=(1, 2, 3))
+    found = jnp.mean(target**2, axis=(1, 2, 3)) / jnp.mean(power, axis=(1, 2, 3))
+    losses = losses / jnp.maximum(found / MOST_POWER, 1.0)
+    if spread is None:
+        return losses, jnp.zeros_like(losses)
+    return losses, parameterisation.variance_loss(error, spread)
 
 
 def gradients(
@@ -160,7 +212,7 @@ def gradients(
     if config.accumulate == 1:
 
         def objective(params):
-            draws = draw(key, batch, config)
+            draws = draw(key, batch, config, refines=network.config.refines)
             losses = batch_losses(params, batch, draws, network, scale)
             return total_loss(losses), (losses, draws.is_mean)
 
@@ -168,7 +220,7 @@ def gradients(
         (_, (losses, is_mean)), grads = grad(params)
         return jnp.mean(losses[0]), losses, is_mean, grads
 
-    draws = draw(key, batch, config)
+    draws = draw(key, batch, config, refines=network.config.refines)
     parts = jax.tree.map(
         functools.partial(_parts, count=config.accumulate), (batch, draws)
     )
@@ -292,6 +344,8 @@ def best_guess(
     size, config = batch.truth.shape[0], network.config
     target, condition = make_targets(batch, scale, jnp.ones(size), config.target)
     residual = config.target == "residual"
+    if config.refines:
+        return _refined_guess(params, target, condition, scale.spectrum, network, sigma)
     if sigma is None and not config.conditional:
         sigma = PRIOR_SIGMA
     elif sigma is None:
@@ -312,13 +366,32 @@ def best_guess(
     return guess, target, known
 
 
+def _refined_guess(params, target, condition, prior_spectrum, network, sigma):
+    """``best_guess`` of a network that refines a linear guess: what is known."""
+    size = target.shape[0]
+    power = prior_spectrum(target.shape[1:], condition.features, condition.present)
+    level = jnp.full((size,), spectrum.SIGMA_MEAN if sigma is None else sigma)
+    noise = jax.random.normal(jax.random.key(0), target.shape)
+    noisy = target + level[:, None, None, None] * noise
+    refine = refiner(network, params, condition, both=False)
+    raw, known, left = spectrum.denoise_with(refine, noisy, level, power)
+    return known + left[:, None, None, None] * raw, target, known
+
+
 def ratio_of_mean(
-    params: dict, batch: Batch, scale: ResidualScale, *, network: Network
+    params: dict,
+    batch: Batch,
+    scale: ResidualScale,
+    *,
+    network: Network,
+    sigma: float | None = None,
 ) -> jax.Array:
     """``|truth - guess|^2 / |truth - known|^2`` of each crop, ``[b]``; `best_guess`."""
-    guess, target, known = best_guess(params, batch, scale, network=network)
+    guess, target, known = best_guess(
+        params, batch, scale, network=network, sigma=sigma
+    )
     axes = (1, 2, 3)
     return jnp.sum((guess - target) ** 2, axes) / jnp.sum((known - target) ** 2, axes)
 
 
-mean_ratio = jax.jit(ratio_of_mean, static_argnames=("network",))
+mean_ratio = jax.jit(ratio_of_mean, static_argnames=("network", "sigma"))

@@ -188,6 +188,20 @@ def _shard_array(content: bytes, record: dict[str, Any], path: Path) -> np.ndarr
             return np.lib.format.read_array(stream, allow_pickle=False)
 
 
+def shared(sources: Sequence[Source], shares: Sequence[float]) -> list[Source]:
+    """The sources drawn in the given proportions.
+
+    Raises:
+      InputError: Not one positive share a source.
+    """
+    if len(shares) != len(sources) or min(shares) <= 0:
+        raise InputError(
+            f"data.source_shares: expected {len(sources)} positive numbers, one a "
+            f"source, got {list(shares)}; correct the configuration"
+        )
+    return [s._replace(mass=float(m)) for s, m in zip(sources, shares)]
+
+
 def pack(sources: Sequence[Source]) -> SourceBank:
     """The bank of loaded volumes, with the masses and limits of their stores.
 
@@ -195,7 +209,8 @@ def pack(sources: Sequence[Source]) -> SourceBank:
     resin would become a specimen of noise.
     """
     bank = make_bank([source.volume for source in sources])
-    if not any(source.limits for source in sources):
+    by_voxels = all(source.mass == source.volume.size for source in sources)
+    if by_voxels and not any(source.limits for source in sources):
         return bank
     mass = np.cumsum([source.mass for source in sources])
     own = zip(np.asarray(bank.dark), np.asarray(bank.bright), strict=True)

@@ -1,0 +1,101 @@
+"""The prior that samples: diffusion of what the quadratic estimate leaves, three grids.
+
+Command:
+    python -m launch.train --config=configs/sampling_prior.py \\
+        --data_dir=DATA --workdir=runs/sampling
+where DATA holds fib25_medulla/ and gala_medulla/ (see docs/training.md).
+
+One network for voxels of about 7 to 55 nm, told their size, around a linear guess with
+the spectrum of the residual (temdiff_jax/diffusion/spectrum.py).
+"""
+
+from temdiff_jax.model import NetworkConfig
+from temdiff_jax.simulator import ErrorConfig, ImagingConfig, StainConfig
+from temdiff_jax.training.config import DataConfig, OptimConfig, Scenario, TrainConfig
+
+ERRORS = ErrorConfig(
+    shift_px=1.5,
+    tilt_deg=0.15,
+    tilt_scale=0.04,
+    rotation_deg=0.15,
+    gain=0.05,
+    offset=0.01,
+    ramp=0.03,
+)
+BOXES = tuple(f"fib25_medulla/training_more.npz:box{i}" for i in range(8))
+SOURCES = (
+    *BOXES,
+    "fib25_medulla/training_more.npz:sample2",
+    "fib25_medulla/training_sample1_250.npz:volume",
+    "gala_medulla/gala_crops.npz:train",
+    "gala_medulla/gala_crops.npz:example",
+)
+# FIB-25 by its voxels, gala a seventh.
+SHARES = (7.0,) * 8 + (16.0, 16.0, 8.0, 8.0)
+# Voxel size in nm and thickness in voxels; the coarse ones come more often.
+GRIDS = (
+    (40.0, 16),
+    (40.0, 32),
+    (40.0, 32),
+    (20.0, 32),
+    (20.0, 32),
+    (20.0, 64),
+    (10.0, 64),
+    (10.0, 96),
+)
+
+
+def scenario(voxel_nm: float, thickness: int) -> Scenario:
+    """Series of every range and number of tilts on one grid."""
+    return Scenario(
+        half_range_deg=(3.5, 65.0),
+        num_tilts=41,
+        fewest_tilts=5,
+        thickness=thickness,
+        errors=ERRORS,
+        misaligned=0.2,
+        voxel_nm=voxel_nm,
+    )
+
+
+def get_config() -> TrainConfig:
+    """The resolved run."""
+    return TrainConfig(
+        name="sampling",
+        network=NetworkConfig(
+            channels=(48, 96, 112),
+            blocks=(2, 3, 3),
+            patch=2,
+            norm="rms",
+            features=6,
+            log_variance=True,
+            refines=True,
+        ),
+        data=DataConfig(
+            sources=SOURCES,
+            source_shares=SHARES,
+            scenarios=tuple(scenario(*grid) for grid in GRIDS),
+            blocks_per_scenario=2,
+            steps_per_phase=48,
+            phases_kept=4,
+            block_width=64,
+            block_height=40,
+            crop=(0, 32, 32),
+            phantom_fraction=0.1,
+            imaging=ImagingConfig(exact_counts=False, dose=(1500.0, 40000.0)),
+            stain=StainConfig(
+                zoom=(0.85, 1.2), grain=(0.0, 0.08), blur=(0.0, 1.2), jitter=0.2
+            ),
+        ),
+        optim=OptimConfig(
+            learning_rate=1.5e-3,
+            num_steps=60000,
+            decay_steps=12000,
+            ema_decay=0.999,
+            batch_voxels=131072,
+            mean_fraction=0.25,
+            drop_condition=0.1,
+        ),
+        checkpoint_every=100,
+        validate_every=400,
+    )
