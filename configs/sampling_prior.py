@@ -88,7 +88,7 @@ def get_config() -> TrainConfig:
             ),
         ),
         optim=OptimConfig(
-            learning_rate=1.5e-3,
+            learning_rate=2e-3,
             num_steps=60000,
             decay_steps=12000,
             ema_decay=0.999,

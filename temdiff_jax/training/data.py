@@ -21,7 +21,12 @@ import scipy.special
 from temdiff_jax.geometry import TiltGeometry, lateral_margin_for
 from temdiff_jax.inverse.tikhonov import TikhonovSettings, settings_for_half_range
 from temdiff_jax.series import inputs
-from temdiff_jax.simulator import phantoms, sample_stain, simulate_series
+from temdiff_jax.simulator import (
+    StainConfig,
+    phantoms,
+    sample_stain,
+    simulate_series,
+)
 from temdiff_jax.simulator.imaging import ImagingConfig
 from temdiff_jax.simulator.stain import SourceBank, binned_bank
 from temdiff_jax.training import volumes
@@ -204,7 +209,8 @@ class BlockSource:
         ratio = voxel_nm / self.data.source_voxel_nm
         factor = max(f for f in self.banks if f == 1 or f <= ratio * 1.01)
         zoom = jnp.float32(ratio / factor)
-        return _sample_real(key, self.banks[factor], shape, self.data.stain, zoom)
+        config = _at_voxel(self.data.stain, scenario.voxel_nm / UNIT_NM)
+        return _sample_real(key, self.banks[factor], shape, config, zoom)
 
     def block(self, phase: int, index: int, scenario: Scenario) -> Block:
         """Block ``index`` of a phase, as NumPy arrays."""
@@ -260,6 +266,16 @@ def _log_between(limits: tuple[float, float], share: float) -> float:
     """Log-uniform between two limits, for a share uniform in [0, 1]."""
     low, high = np.log(limits)
     return float(np.exp(low + share * (high - low)))
+
+
+def _at_voxel(config: StainConfig, ratio: float) -> StainConfig:
+    """Grain and blur of larger voxels: means of grain, blur that grows more slowly."""
+    if ratio <= 1.0:
+        return config
+    low, high = config.grain
+    grain = (low / ratio, high / ratio)
+    blur = (config.blur[0] / ratio**0.5, config.blur[1] / ratio**0.5)
+    return dataclasses.replace(config, grain=grain, blur=blur)
 
 
 def _simulated(scenario: Scenario) -> Scenario:

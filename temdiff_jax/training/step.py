@@ -20,8 +20,8 @@ from temdiff_jax.training.optimiser import make_optimiser
 
 # Examples whose target is weaker than this are not weighted up further.
 MIN_POWER = 0.25
-# Targets of more than so many times the power that is expected weigh less.
-MOST_POWER = 4.0
+# Least error of the linear guess, in the units expected, by which losses are divided.
+LEAST_ERROR = 0.25
 # Noise level at which validation scores a network that sees no tilts.
 PRIOR_SIGMA = 1.0
 
@@ -181,10 +181,13 @@ def _refined_losses(params, target, condition, draws, network, prior_spectrum):
     refine = refiner(network, params, condition, both=both)
     output, guess, left = spectrum.denoise_with(refine, noisy, draws.sigma, power)
     raw, spread = output if both else (output, None)
-    error = raw + (guess - target) / left[:, None, None, None]
+    linear = (guess - target) / left[:, None, None, None]
+    error = raw + linear
     losses = jnp.mean(error**2, axis=(1, 2, 3))
-    found = jnp.mean(target**2, axis=(1, 2, 3)) / jnp.mean(power, axis=(1, 2, 3))
-    losses = losses / jnp.maximum(found / MOST_POWER, 1.0)
+    # Specimens whose spectrum is far from the expected one must not dominate; divided
+    # by the whole error of the linear guess, the weak ones would.
+    found = jnp.mean(linear**2, axis=(1, 2, 3))
+    losses = losses / jnp.sqrt(jnp.maximum(found, LEAST_ERROR))
     if spread is None:
         return losses, jnp.zeros_like(losses)
     return losses, parameterisation.variance_loss(error, spread)
