@@ -190,12 +190,12 @@ def torch_inputs(config: TrainConfig) -> dict[str, np.ndarray]:
       InputError: The peer has no such network.
     """
     shape = config.network
-    plain = (shape.norm, shape.axial_taps, shape.filters, shape.grown, shape.features)
+    plain = (shape.norm, shape.filters, shape.features)
     if (
         shape.planar
         or not shape.conditional
         or shape.patch <= 2
-        or plain != ("group", 0, 0, (), 4)
+        or plain != ("group", 0, 4)
     ):
         raise InputError(
             "--torch_python: expected a conditional network of volumes on patches of "
@@ -333,8 +333,6 @@ CONVOLUTIONS: dict[str, tuple[Callable, tuple[int, ...]]] = {
     "3 x 3 x 3, three planes": (conv.conv3d_planes, (3, 3, 3)),
     "3 x 3 x 3, depth taps as channels": (conv.conv3d_stacked, (3, 3, 3)),
     "3 x 3 x 3, native": (conv.conv3d_native, (3, 3, 3)),
-    "3 x 3 across the depth": (conv.lateral, (3, 3)),
-    "7 along the depth": (conv.axial, (7,)),
 }
 
 

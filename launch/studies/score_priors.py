@@ -14,7 +14,6 @@ scenario; blocks are aligned where the configuration has both kinds.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Sequence
@@ -119,11 +118,6 @@ def run(names: Sequence[str]) -> None:
                 f"{name}: expected a conditional network, got one that knows no tilts; "
                 "leave it out"
             )
-    moments = any(prior.network.config.moments for prior in priors)
-    config = dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, moments=config.data.moments or moments),
-    )
     multiple = max(prior.network.config.multiple for prior in priors)
     batches = loop.validation_batches(config, given.data_dir, given.blocks, multiple)
     kinds = config.data.scenarios

@@ -104,34 +104,6 @@ def conv3d_stacked(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return out.reshape(batch, nz, nx, ny, kernel.shape[-1])
 
 
-def lateral(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves every plane of ``[b, z, x, y, c_in]`` with ``[3, 3, c_in, c_out]``.
-
-    Returns:
-      ``[b, z, x, y, c_out]``, zero padded, dtype of the input.
-    """
-    batch, nz, nx, ny, channels = x.shape
-    planes = x.reshape(batch * nz, nx, ny, channels)
-    out = _conv2d(planes, kernel.astype(x.dtype))
-    return out.reshape(batch, nz, nx, ny, kernel.shape[-1])
-
-
-def axial(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves ``[b, z, x, y, c_in]`` along z with ``[taps, c_in, c_out]``.
-
-    Args:
-      x: Features.
-      kernel: An odd number of taps.
-
-    Returns:
-      ``[b, z, x, y, c_out]``, zero padded, dtype of the input.
-    """
-    batch, nz, nx, ny, channels = x.shape
-    columns = x.reshape(batch, nz, nx * ny, channels)
-    out = _conv2d(columns, kernel[:, None].astype(x.dtype))
-    return out.reshape(batch, nz, nx, ny, kernel.shape[-1])
-
-
 def space_to_depth(x: jax.Array, patch: int = 2) -> jax.Array:
     """``[b, z, x, y, c]`` to ``1/patch`` of the extents, ``patch^3`` the channels.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,7 @@ from temdiff_jax.model import unet
 NUM_SERIES = 5
 # These and the log of the voxel size, which is known without tilts too.
 NUM_FEATURES = NUM_SERIES + 1
-NUM_MOMENTS = 3  # mean, slope and deviation of the tilts at a voxel
 TARGETS = ("residual", "volume")
-DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
 class Condition(NamedTuple):
@@ -35,8 +33,6 @@ class Condition(NamedTuple):
       features: Scalars ``[b, NUM_FEATURES]``, see ``condition.features``; a network of
         fewer sees the first ones, and fewer may be given if it does.
       present: 1 where the condition is given, 0 where it is dropped, ``[b]``.
-      moments: ``[b, z, x, y, NUM_MOMENTS]``, see ``condition.moments``; for networks
-        that are shown them.
       guess: The linear guess of the clean data, ``[b, z, x, y]``, see
         ``diffusion.spectrum``; for networks that refine one.
     """
@@ -45,7 +41,6 @@ class Condition(NamedTuple):
     coverage: jax.Array
     features: jax.Array
     present: jax.Array
-    moments: jax.Array | None = None
     guess: jax.Array | None = None
 
 
@@ -54,6 +49,7 @@ class NetworkConfig:
     """The U-Net; everything a released prior needs to rebuild and to use it.
 
     Attributes:
+      kind: Architecture, a name in ``KINDS``; what the next six mean is up to it.
       channels: Features per level, finest first.
       blocks: Residual blocks per level on the way down; one on the way up.
       groups: Groups of the normalisation.
@@ -70,16 +66,12 @@ class NetworkConfig:
         gradient instead of being remembered.
       log_variance: Whether a second head tells the logarithm of the variance of F.
       norm: "group" or "rms", see ``unet.normalisation``.
-      axial_taps: 0, or the taps along z of residual blocks whose convolutions act
-        across the depth and along it in turn, see ``unet.ResBlock``.
       filters: Linear filters of the noisy patches, see ``unet.UNet``.
-      grown: Further residual blocks per level, see ``unet.UNet``; fresh ones change
-        nothing, so that a trained network can be made larger.
       features: How many of the scalars it is shown.
-      moments: Whether it is shown the moments of the tilts at every voxel.
       refines: Whether it refines a linear guess, see ``diffusion.spectrum``.
     """
 
+    kind: str = "unet"
     channels: tuple[int, ...] = (32, 64, 128)
     blocks: tuple[int, ...] = (1, 2, 2)
     groups: int = 8
@@ -92,11 +84,8 @@ class NetworkConfig:
     remat: tuple[int, ...] = ()
     log_variance: bool = False
     norm: str = "group"
-    axial_taps: int = 0
     filters: int = 0
-    grown: tuple[int, ...] = ()
     features: int = 4
-    moments: bool = False
     refines: bool = False
 
     @property
@@ -137,20 +126,7 @@ def make_network(config: NetworkConfig) -> Network:
         dtype; a level that does not exist, or without its number of blocks.
     """
     _check(config)
-    module = unet.UNet(
-        channels=tuple(config.channels),
-        blocks=tuple(config.blocks),
-        groups=config.groups,
-        embedding=config.embedding,
-        patch=config.patch,
-        remat=tuple(config.remat),
-        dtype=DTYPES[config.dtype],
-        log_variance=config.log_variance,
-        norm=config.norm,
-        axial_taps=config.axial_taps,
-        filters=config.filters,
-        grown=tuple(config.grown),
-    )
+    module = KINDS[config.kind](config)
 
     def inputs(x, noise_level, condition):
         if not config.conditional:
@@ -159,8 +135,6 @@ def make_network(config: NetworkConfig) -> Network:
         kept = jnp.arange(config.features) >= NUM_SERIES
         coverage = jnp.broadcast_to(condition.coverage, x.shape)
         fields = jnp.stack([x, condition.volume, coverage], axis=-1)
-        if config.moments:
-            fields = jnp.concatenate([fields, condition.moments], axis=-1)
         if config.refines:
             fields = jnp.concatenate([fields, condition.guess[..., None]], axis=-1)
         present = condition.present[:, None]
@@ -177,7 +151,6 @@ def make_network(config: NetworkConfig) -> Network:
             zeros,
             jnp.zeros((1, NUM_FEATURES)),
             jnp.ones((1,)),
-            jnp.zeros((*zeros.shape, NUM_MOMENTS)),
             zeros,
         )
         fields, scalars = inputs(zeros, jnp.zeros((1,)), dummy)
@@ -205,7 +178,18 @@ def make_network(config: NetworkConfig) -> Network:
     return Network(init, apply, config, apply_both if config.log_variance else None)
 
 
+# Kind -> (config) -> module of ``(fields [b, z, x, y, c], scalars [b, f]) -> [b, z, x, y,
+# 1]``, or two channels with ``log_variance``, whose extents are multiples of
+# ``config.multiple``.  A new kind is a file beside unet.py and a row here.
+KINDS: dict[str, Callable[[NetworkConfig], Any]] = {"unet": unet.from_config}
+
+
 def _check(config: NetworkConfig) -> None:
+    if config.kind not in KINDS:
+        raise InputError(
+            f"network.kind: expected one of {sorted(KINDS)}, got {config.kind!r}; "
+            "correct the configuration"
+        )
     if config.target not in TARGETS or not (
         config.conditional or config.target == "volume"
     ):
@@ -218,27 +202,15 @@ def _check(config: NetworkConfig) -> None:
             f"network.blocks: expected {len(config.channels)} numbers, one a level of "
             f"{config.channels}, got {config.blocks}; correct the configuration"
         )
-    if config.dtype not in DTYPES:
+    if config.dtype not in unet.DTYPES:
         raise InputError(
-            f"network.dtype: expected one of {sorted(DTYPES)}, got {config.dtype!r}; "
-            "correct the configuration"
+            f"network.dtype: expected one of {sorted(unet.DTYPES)}, got "
+            f"{config.dtype!r}; correct the configuration"
         )
     if config.norm not in unet.NORMS:
         raise InputError(
             f"network.norm: expected one of {unet.NORMS}, got {config.norm!r}; correct "
             "the configuration"
-        )
-    if config.axial_taps and (config.planar or config.axial_taps % 2 == 0):
-        raise InputError(
-            "network.axial_taps: expected 0, or an odd number in a network of volumes, "
-            f"got {config.axial_taps} with planar={config.planar}; correct the "
-            "configuration"
-        )
-    if config.grown and (config.planar or len(config.grown) != len(config.channels)):
-        raise InputError(
-            f"network.grown: expected {len(config.channels)} numbers, one a level, "
-            f"in a network of volumes, got {config.grown} with "
-            f"planar={config.planar}; correct the configuration"
         )
     levels = range(len(config.channels))
     if not set(config.remat) <= set(levels):

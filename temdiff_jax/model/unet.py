@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from temdiff_jax.model import conv
 
 NORMS = ("group", "rms")
-# Taps along the depth of further blocks in a network of cubic ones.
-GROWN_TAPS = 7
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
 class Conv3(nn.Module):
@@ -37,29 +36,6 @@ class Conv3(nn.Module):
         return conv.convolve(x, kernel) + bias.astype(x.dtype)
 
 
-class Taps(nn.Module):
-    """Zero-padded convolution over the plane of each depth, or along the depth.
-
-    Attributes:
-      features: Of the output.
-      depth: Taps along z; 0 for three by three taps across it.
-      zero: Whether the kernel begins with zeros.
-    """
-
-    features: int
-    depth: int = 0
-    zero: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.initializers.zeros if self.zero else nn.initializers.he_normal()
-        taps = (self.depth,) if self.depth else (3, 3)
-        kernel = self.param("kernel", init, (*taps, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        convolve = conv.axial if self.depth else conv.lateral
-        return convolve(x, kernel) + bias.astype(x.dtype)
-
-
 def normalisation(kind: str, groups: int, dtype: Any, name: str) -> nn.Module:
     """Over space and the channels of a group ("group"), or of a voxel alone ("rms")."""
     if kind == "rms":
@@ -75,39 +51,27 @@ class ResBlock(nn.Module):
       groups: Of the normalisation, whose statistics are float32 whatever ``dtype``.
       dtype: Of what is computed; None for that of the input and the parameters.
       norm: See ``normalisation``.
-      axial_taps: 0 for two convolutions of three taps along every axis; else one of
-        three by three taps across the depth and one of so many along it.
     """
 
     features: int
     groups: int
     dtype: Any = None
     norm: str = "group"
-    axial_taps: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
         norm = functools.partial(normalisation, self.norm, self.groups, self.dtype)
         h = nn.silu(norm("norm_in")(x))
-        h = self._across("conv_in")(h)
+        h = Conv3(self.features, name="conv_in")(h)
         h = norm("norm_mid")(h)
         film = nn.Dense(2 * self.features, name="film")(embedding).astype(h.dtype)
         film = jnp.expand_dims(film, range(1, x.ndim - 1))
         scale, shift = jnp.split(film, 2, axis=-1)
         h = nn.silu(h * (1 + scale) + shift)
-        h = self._along("conv_out")(h)
+        h = Conv3(self.features, zero=True, name="conv_out")(h)
         if x.shape[-1] != self.features:
             x = self._skip(x)
         return x + h
-
-    def _across(self, name):
-        layer = Taps if self.axial_taps else Conv3
-        return layer(self.features, name=name)
-
-    def _along(self, name):
-        if self.axial_taps:
-            return Taps(self.features, self.axial_taps, zero=True, name=name)
-        return Conv3(self.features, zero=True, name=name)
 
     def _skip(self, x):
         layer = nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="skip")
@@ -127,10 +91,8 @@ class UNet(nn.Module):
         of being remembered.
       dtype: Of the features between stem and head; None for that of the input.
         Parameters, the embedding, the head and the output are float32.
-      norm, axial_taps: See ``ResBlock``.
+      norm: See ``ResBlock``.
       filters: Linear filters of the noisy patches that are added to the answer.
-      grown: Further residual blocks per level on the way down, across and along the
-        depth and with a norm of single voxels.
       log_variance: Whether a second head, which does not reach the features through
         its gradient, adds a channel.
     """
@@ -144,9 +106,7 @@ class UNet(nn.Module):
     dtype: Any = None
     log_variance: bool = False
     norm: str = "group"
-    axial_taps: int = 0
     filters: int = 0
-    grown: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, scalars: jax.Array) -> jax.Array:
@@ -172,8 +132,6 @@ class UNet(nn.Module):
                 h = self._dense(features, f"down_{level}")(conv.space_to_depth(h))
             for block in range(count):
                 h = self._block(level, f"down_{level}_{block}")(h, e)
-            for block in range(self.grown[level] if self.grown else 0):
-                h = self._block(level, f"grown_{level}_{block}", grown=True)(h, e)
             skips.append(h)
         h = skips.pop()
         for level in reversed(range(len(self.channels) - 1)):
@@ -186,15 +144,14 @@ class UNet(nn.Module):
             h = self._block(level, f"up_{level}_0")(h, e)
         # Without a dtype the norm returns float32, the type of its parameters.
         h = nn.silu(normalisation(self.norm, self.groups, None, "norm_out")(h))
-        head = Taps if self.axial_taps else Conv3
-        out = head(self.patch**rank, zero=True, name="head")(h)
+        out = Conv3(self.patch**rank, zero=True, name="head")(h)
         if self.filters:
             out = out + self._filtered(x[..., :1], e)
         out = conv.depth_to_space(out, self.patch)
         if not self.log_variance:
             return out
         h = jax.lax.stop_gradient(h)
-        spread = head(self.patch**rank, zero=True, name="head_variance")(h)
+        spread = Conv3(self.patch**rank, zero=True, name="head_variance")(h)
         spread = conv.depth_to_space(spread, self.patch)
         return jnp.concatenate([out, spread], axis=-1)
 
@@ -220,9 +177,23 @@ class UNet(nn.Module):
     def _dense(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, name=name)
 
-    def _block(self, level: int, name: str, *, grown: bool = False) -> nn.Module:
+    def _block(self, level: int, name: str) -> nn.Module:
         block = nn.remat(ResBlock) if level in self.remat else ResBlock
-        taps = self.axial_taps or (GROWN_TAPS if grown else 0)
-        norm = "rms" if grown else self.norm
         features = self.channels[level]
-        return block(features, self.groups, self.dtype, norm, taps, name=name)
+        return block(features, self.groups, self.dtype, self.norm, name=name)
+
+
+def from_config(config: Any) -> UNet:
+    """The U-Net of a ``NetworkConfig``."""
+    return UNet(
+        channels=tuple(config.channels),
+        blocks=tuple(config.blocks),
+        groups=config.groups,
+        embedding=config.embedding,
+        patch=config.patch,
+        remat=tuple(config.remat),
+        dtype=DTYPES[config.dtype],
+        log_variance=config.log_variance,
+        norm=config.norm,
+        filters=config.filters,
+    )

@@ -11,7 +11,7 @@ from typing import Any
 
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import gate
-from temdiff_jax.model import NUM_FEATURES, NetworkConfig
+from temdiff_jax.model import KINDS, NUM_FEATURES, NetworkConfig
 
 FORMAT_VERSION = 1
 # Scalars that the first priors were told.
@@ -22,12 +22,10 @@ _MAX_LEVELS = 8
 _LARGEST = {
     "channels": 4096,
     "blocks": 64,
-    "grown": 64,
     "remat": _MAX_LEVELS,
     "groups": 4096,
     "embedding": 4096,
     "patch": 16,
-    "axial_taps": 15,
     "filters": 64,
     "features": NUM_FEATURES,
 }
@@ -36,7 +34,10 @@ _WORDS = {
     "target": ("residual", "volume"),
     "dtype": ("float32", "bfloat16"),
     "norm": ("group", "rms"),
+    "kind": tuple(KINDS),
 }
+# Fields that no network has any more, and the values that meant they were not used.
+_PAST = {"axial_taps": 0, "grown": [], "moments": False}
 _REQUIRED = ("network", "residual_scale", "metric_mean", "metric_sample")
 
 
@@ -77,6 +78,9 @@ def read_card(path: Path) -> dict[str, Any]:
             f"no {missing}",
             "fetch the file again",
         )
+    if isinstance(card["network"], dict):
+        kept = card["network"].items()
+        card["network"] = {k: v for k, v in kept if k not in _PAST or v != _PAST[k]}
     for name, check in _CHECKS.items():
         if name in card:
             problem = check(card[name])
@@ -104,6 +108,8 @@ def _network(values: Any) -> str:
         return "an object"
     defaults = {f.name: f.default for f in dataclasses.fields(NetworkConfig)}
     for name, value in values.items():
+        if name in _PAST:
+            return f"no {name}, which releases up to 0.1.0 read"
         if name not in defaults:
             return f"only the fields of a network, not {name[:40]!r}"
         if name in _WORDS:

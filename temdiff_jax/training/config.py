@@ -76,7 +76,6 @@ class DataConfig:
       phantom_fraction: Share of blocks that are procedural phantoms.
       pool: Phases that are simulated at all; later ones are these again.  0 for no
         repetition.
-      moments: Whether blocks hold the moments of the tilts, see ``condition.moments``.
       stain: How crops of the sources are varied.
       imaging: Ranges of the simulator.
     """
@@ -104,7 +103,6 @@ class DataConfig:
     mirror: bool = True
     phantom_fraction: float = 0.15
     pool: int = 0
-    moments: bool = False
     stain: StainConfig = StainConfig()
     imaging: ImagingConfig = ImagingConfig(exact_counts=False)
 

@@ -54,14 +54,12 @@ class Block(NamedTuple):
       estimate: The quadratic estimate in the same units.
       coverage: ``[z, x, 1]``.
       features: ``[NUM_FEATURES]``.
-      moments: ``[z, x, y, NUM_MOMENTS]``, see ``condition.moments``, or None.
     """
 
     truth: Array
     estimate: Array
     coverage: Array
     features: Array
-    moments: Array | None = None
 
 
 class Batch(NamedTuple):
@@ -71,7 +69,6 @@ class Batch(NamedTuple):
     estimate: Array
     coverage: Array
     features: Array
-    moments: Array | None = None
 
 
 def wide_shape(scenario: Scenario, data: DataConfig) -> tuple[int, int, int]:
@@ -83,7 +80,7 @@ def wide_shape(scenario: Scenario, data: DataConfig) -> tuple[int, int, int]:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("scenario", "width", "imaging", "num_iters", "moments")
+    jax.jit, static_argnames=("scenario", "width", "imaging", "num_iters")
 )
 def simulate_block(
     key: jax.Array,
@@ -99,7 +96,6 @@ def simulate_block(
     width: int,
     imaging: ImagingConfig,
     num_iters: int,
-    moments: bool = False,
 ) -> Block:
     """Images one slab and computes its condition.
 
@@ -115,7 +111,6 @@ def simulate_block(
       width: Field of view, columns.
       imaging: Simulator ranges; the scenario's errors replace its own.
       num_iters: Of the quadratic estimate.
-      moments: Whether the block holds them.
 
     Returns:
       A ``Block`` of JAX arrays.
@@ -141,16 +136,11 @@ def simulate_block(
     ready = inputs.prepare(series.tilts, geometry, settings, valid)
     unit = ready.scaling.contrast * ready.level
     truth = (geometry.crop(series.volume) - ready.scaling.mean) / unit
-    swept = None
-    if moments:
-        swept = inputs.moments(ready.tilts, geometry, ready.weight)
-        swept = jnp.moveaxis(swept, 0, -1)
     return Block(
         truth,
         geometry.crop(ready.tikhonov) / ready.level,
         geometry.crop(ready.coverage),
         jnp.append(ready.features, voxel),
-        swept,
     )
 
 
@@ -247,7 +237,6 @@ class BlockSource:
             width=self.data.block_width,
             imaging=self.data.imaging,
             num_iters=settings.num_iters,
-            moments=self.data.moments,
         )
         return jax.tree.map(np.asarray, block)
 
@@ -337,13 +326,7 @@ def _mirrored(crop: Block, flips: np.ndarray) -> Block:
     x and z reverse the sign of the angles.
     """
     cut = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
-    moments = crop.moments
-    if moments is not None:
-        sign = -1.0 if flips[0] != flips[1] else 1.0
-        moments = moments[cut] * np.array([1.0, sign, 1.0], moments.dtype)
-    return Block(
-        crop.truth[cut], crop.estimate[cut], crop.coverage[cut], crop.features, moments
-    )
+    return Block(crop.truth[cut], crop.estimate[cut], crop.coverage[cut], crop.features)
 
 
 def central(block: Block, multiple: int) -> Batch:
@@ -357,10 +340,7 @@ def central(block: Block, multiple: int) -> Batch:
 def _cut(block: Block, start: Sequence[int], sizes: Sequence[int]) -> Block:
     cut = tuple(slice(s, s + c) for s, c in zip(start, sizes, strict=True))
     coverage = np.broadcast_to(block.coverage, block.truth.shape)[cut]
-    moments = None if block.moments is None else block.moments[cut]
-    return Block(
-        block.truth[cut], block.estimate[cut], coverage, block.features, moments
-    )
+    return Block(block.truth[cut], block.estimate[cut], coverage, block.features)
 
 
 def _stack(rows: Sequence[Block]) -> Batch:

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from temdiff_jax import parallel
 from temdiff_jax.diffusion import spectrum
+from temdiff_jax.errors import InputError
 from temdiff_jax.model import make_network
 from temdiff_jax.priors import Prior
 from temdiff_jax.series import inputs
@@ -31,7 +32,6 @@ from temdiff_jax.training.data import (
     central,
     cut_batch,
 )
-from temdiff_jax.training.growth import grow
 from temdiff_jax.training.meter import Meter
 from temdiff_jax.training.optimiser import learning_rate
 from temdiff_jax.training.placement import Placement, make_placement
@@ -352,7 +352,7 @@ def _begin(
     latest = checkpoints.latest()
     if latest is None and initial is not None:
         log(f"no checkpoint: starting from the prior {initial.card.get('name')}")
-        weights = grow(initial, config)
+        weights = _weights_of(initial, config)
         params, ema = place.put_params(weights), place.put_params(weights)
         state = place.fresh()._replace(params=params, ema_params=ema)
         scale = initial.residual_scale
@@ -378,6 +378,19 @@ def _begin(
     count = sum(a.size for a in jax.tree.leaves(state.params))
     log(f"parameters: {count / 1e6:.2f} M")
     return state, scale
+
+
+def _weights_of(initial: Prior, config: TrainConfig) -> dict:
+    """Weights to begin with; raises InputError where they are of another network."""
+    old, new = initial.network.config.architecture, config.network.architecture
+    if old != new:
+        names = [f.name for f in dataclasses.fields(new)]
+        odd = [n for n in names if getattr(old, n) != getattr(new, n)]
+        raise InputError(
+            f"initial weights: expected the network of the configuration, got one of "
+            f"other {', '.join(odd)}; set these to the prior's, or train from scratch"
+        )
+    return initial.params
 
 
 def _batch(

@@ -78,9 +78,8 @@ def make_targets(
     if target == "residual":
         residual = (batch.truth - batch.estimate) / sigma
         clean = jnp.where(wide > 0, residual, clean)
-    moments = None if batch.moments is None else batch.moments * wide[..., None]
     condition = Condition(
-        batch.estimate * wide, batch.coverage * wide, batch.features, present, moments
+        batch.estimate * wide, batch.coverage * wide, batch.features, present
     )
     return clean, condition
 

@@ -64,39 +64,6 @@ def equal(first, second) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def with_moments(block):
-    shape = block.truth.shape
-    return block._replace(moments=np.random.default_rng(5).normal(size=(*shape, 3)))
-
-
-@pytest.mark.parametrize("flips", list(itertools.product((False, True), repeat=3)))
-def test_a_mirrored_crop_has_mirrored_moments(flips):
-    block = with_moments(fake_blocks(1)[0])
-    mirrored = data._mirrored(block, np.array(flips))
-    axes = [axis for axis, flip in enumerate(flips) if flip]
-    expected = np.flip(block.moments, axes).copy()
-    expected[..., 1] *= -1 if flips[0] != flips[1] else 1
-    np.testing.assert_array_equal(mirrored.moments, expected)
-    np.testing.assert_array_equal(mirrored.truth, np.flip(block.truth, axes))
-
-
-def test_a_batch_holds_the_moments_of_its_crops():
-    blocks = [with_moments(block) for block in fake_blocks(3)]
-    batch = data.cut_batch(blocks, seed=0, step=1, batch=2, crop=8, mirror=False)
-    assert batch.moments.shape == (2, 8, 8, 8, 3)
-    places = [
-        tuple(slice(s, s + 8) for s in start)
-        for start in itertools.product(range(3), range(5), range(2))
-    ]
-    for truth, moments in zip(batch.truth, batch.moments, strict=True):
-        assert any(
-            np.array_equal(truth, block.truth[at])
-            and np.array_equal(moments, block.moments[at])
-            for block in blocks
-            for at in places
-        )
-
-
 @pytest.mark.slow
 def test_block_is_a_function_of_seed_phase_and_index(source, folder):
     block = source.block(2, 1, SCENARIO)
@@ -104,7 +71,6 @@ def test_block_is_a_function_of_seed_phase_and_index(source, folder):
     assert block.coverage.shape == (10, 14, 1) and block.features.shape == (
         NUM_FEATURES,
     )
-    assert block.moments is None
     assert all(np.all(np.isfinite(part)) for part in block[:4])
     again = data.BlockSource.from_files(folder, CONFIG.sources, CONFIG, seed=3)
     assert equal(block, again.block(2, 1, SCENARIO))

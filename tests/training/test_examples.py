@@ -28,7 +28,6 @@ CONFIG = DataConfig(
     block_height=9,
     crop=8,
     phantom_fraction=0.0,
-    moments=True,
     imaging=ImagingConfig(exact_counts=False),
 )
 BATCH = 4

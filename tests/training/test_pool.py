@@ -16,7 +16,6 @@ CONFIG = DataConfig(
     scenarios=(Scenario(half_range_deg=(5.0, 8.0), num_tilts=3, thickness=8),),
     blocks_per_scenario=1,
     pool=2,
-    moments=True,
 )
 
 
@@ -35,9 +34,8 @@ class Fake(data.BlockSource):
         one = data.Block(
             *(rng.normal(size=(3, 4, 5)).astype(np.float32) for _ in range(3)),
             rng.normal(size=5),
-            rng.normal(size=(3, 4, 5, 3)).astype(np.float32),
         )
-        return [one, one._replace(moments=None)]
+        return [one]
 
 
 def same(first, second):
@@ -52,7 +50,6 @@ def test_what_is_read_is_what_was_simulated_bit_for_bit(tmp_path):
     assert same(first, source.phase(1)) and source.made == [1, 1]
     again = pool.StoredBlocks(Fake(), tmp_path)
     assert same(again.phase(1), first) and again.source.made == []
-    assert again.phase(1)[1].moments is None
 
 
 def test_phases_beyond_the_pool_are_those_again(tmp_path):
