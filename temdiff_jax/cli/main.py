@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from temdiff_jax.cli import demo, environment, evaluate, inspect, priors, reconstruct
+from temdiff_jax.cli import (
+    convert,
+    demo,
+    doctor,
+    environment,
+    evaluate,
+    inspect,
+    priors,
+    reconstruct,
+    simulate,
+)
 from temdiff_jax.types import InputError
 
 EXIT_FAILED = 1
@@ -35,6 +45,9 @@ app.command("reconstruct")(reconstruct.reconstruct)
 app.command("inspect")(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)
+app.command("convert")(convert.convert)
+app.command("doctor")(doctor.doctor)
+app.command("simulate")(simulate.simulate)
 app.add_typer(priors.app, name="priors")
 
 

@@ -139,7 +139,7 @@ def _assembled(
     path: pathlib.Path, found: Found, image: formats.Image, chosen: Selection
 ) -> TiltSeries:
     """The series of images whose angles and alignment are known."""
-    name = found.name or formats.stem(path)
+    name = _readable(found.name or formats.stem(path))
     stated, notes = agree.pixel_size(
         image.voxel_size_angstrom,
         found.pixel_angstrom,
@@ -258,6 +258,11 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _readable(name: str) -> str:
+    """A name that any output can bear; bytes that are no UTF-8 become a mark."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _digest(found: Found) -> str:

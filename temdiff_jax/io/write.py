@@ -92,7 +92,9 @@ def write_text(
     path: str | os.PathLike[str], content: str, *, overwrite: bool = False
 ) -> None:
     """Write UTF-8 text atomically, mode 0640; raises as `write_bytes`."""
-    write_bytes(path, content.encode("utf-8"), overwrite=overwrite)
+    # A name that is no UTF-8 is spelled out, which JSON reads back as it was.
+    data = content.encode("utf-8", "backslashreplace")
+    write_bytes(path, data, overwrite=overwrite)
 
 
 def write_json(
