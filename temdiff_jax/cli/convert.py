@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from temdiff_jax.types import InputError
+from temdiff_jax.io.gate import InputError
 
 if TYPE_CHECKING:
     from temdiff_jax.io.formats import Image

@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from temdiff_jax.types import InputError
+from temdiff_jax.io.gate import InputError
 
 RECORD_FORMAT = "temdiff-simulation-1"
 

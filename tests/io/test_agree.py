@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from temdiff_jax import io
-from temdiff_jax.types import InputError
+from temdiff_jax.io.gate import InputError
 
 ANGLES = np.linspace(-57.5, 57.5, 24)
 

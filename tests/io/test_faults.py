@@ -17,7 +17,7 @@ import tifffile
 from temdiff_jax import io
 from temdiff_jax.io import gate
 from temdiff_jax.io.formats import mrc, stores, tiff
-from temdiff_jax.types import InputError
+from temdiff_jax.io.gate import InputError
 
 
 def refused(match, call, *arguments, **options):

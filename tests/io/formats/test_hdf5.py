@@ -7,7 +7,7 @@ import pytest
 
 from temdiff_jax import io
 from temdiff_jax.io import formats
-from temdiff_jax.types import InputError
+from temdiff_jax.io.gate import InputError
 
 h5py = pytest.importorskip("h5py")
 

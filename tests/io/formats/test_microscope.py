@@ -9,7 +9,7 @@ import pytest
 
 from temdiff_jax import io
 from temdiff_jax.io import formats
-from temdiff_jax.types import InputError
+from temdiff_jax.io.gate import InputError
 
 ANGLES = np.array([-40.0, -20.0, 0.0, 20.0, 40.0])
 
@@ -21,7 +21,7 @@ def test_without_the_package_the_error_names_the_install(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib, "import_module", missing)
     path = tmp_path / "a.dm4"
     path.write_bytes(b"x" * 100)
-    with pytest.raises(InputError, match=r'pip install "temdiff_jax\[microscopes\]"'):
+    with pytest.raises(InputError, match=r'pip install "temdiff_jax\[formats\]"'):
         formats.read_image(path)
 
 

@@ -8,7 +8,7 @@ import tensorstore
 
 from temdiff_jax import io
 from temdiff_jax.io.formats import ome_zarr, stores
-from temdiff_jax.types import InputError
+from temdiff_jax.io.gate import InputError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import tifffile
 
 from temdiff_jax import io
 from temdiff_jax.io import projects, write
+from temdiff_jax.io.gate import InputError
 from temdiff_jax.io.projects import imod, singles
-from temdiff_jax.types import InputError
 
 ANGLES = [-40.0, -20.0, 0.0, 20.0, 40.0]
 
