@@ -11,6 +11,10 @@ _AXIS_STEP_DEG = 2.0
 # In noise the least of all directions still changes by more than this share of the
 # median one.
 _VISIBLE = 0.15
+# Below this share, and this far from y, nobody could have meant y.
+_CLEAR = 0.05
+_NEAR_DEG = 15.0
+_FEW_TILTS = 5
 
 
 def axis_angle(tilts: np.ndarray) -> tuple[float, float]:
@@ -91,6 +95,19 @@ def neighbour_shifts(tilts: np.ndarray) -> np.ndarray:
             )
         )
     return np.asarray(found, np.float64).reshape(-1, 2) * scale
+
+
+def axis_doubt(tilts: np.ndarray) -> list[str]:
+    """A line when the images clearly have their axis elsewhere than along y."""
+    if len(tilts) < _FEW_TILTS:
+        return []
+    found, contrast = axis_angle(tilts)
+    if contrast > _CLEAR or abs(found) <= _NEAR_DEG:
+        return []
+    return [
+        f"by the images themselves the tilt axis lies {found:g} degrees from y; see "
+        "temdiff inspect, --axis-angle, --tilt-axis and --alignment"
+    ]
 
 
 def axis_line(tilts: np.ndarray, angles_deg: np.ndarray) -> str:

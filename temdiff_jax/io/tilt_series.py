@@ -465,7 +465,7 @@ def _with_alignment(found: Found, source: pathlib.Path) -> Found:
     """The series with the alignment of a file that was named."""
     if _is_aln(source):
         told = aretomo.find_aretomo(source, found.images[0])
-        notes = [w for w in found.warnings if "only the angles" not in w]
+        notes = _without_unused(found, source)
         return dataclasses.replace(
             told,
             name=found.name,
@@ -502,8 +502,14 @@ def _with_alignment(found: Found, source: pathlib.Path) -> Found:
         found,
         place=place,
         decisions=(*found.decisions, Decision("transforms of the raw images", source)),
-        warnings=(*found.warnings, *imod.untouched(table)),
+        warnings=(*_without_unused(found, source), *imod.untouched(table)),
     )
+
+
+def _without_unused(found: Found, source: pathlib.Path) -> list[str]:
+    """The warnings without those that a file would not be used, which now is."""
+    said = (f"{source.name} beside", "only the angles")
+    return [w for w in found.warnings if not any(words in w for words in said)]
 
 
 def _with_axis(found: Found, chosen: Selection) -> Found:

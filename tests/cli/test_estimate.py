@@ -58,3 +58,11 @@ def test_shifts_of_neighbours_are_measured():
 def test_the_wedge_is_drawn():
     assert estimate.wedge(-90, 90) == "[" + "#" * 18 + "]"
     assert estimate.wedge(-5, 5) == "[........##........]"
+
+
+def test_a_doubt_is_said_only_where_it_is_clear():
+    assert estimate.axis_doubt(beads(0.0)) == []
+    (line,) = estimate.axis_doubt(beads(84.0))
+    assert "84 degrees from y" in line
+    noise = np.random.default_rng(3).normal(size=(9, 64, 64))
+    assert estimate.axis_doubt(noise) == [] == estimate.axis_doubt(beads(84.0)[:3])

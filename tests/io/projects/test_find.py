@@ -241,3 +241,23 @@ def test_a_name_in_latin_1_is_read_and_written(tmp_path, stack):
     assert series.name == "pr�be" and series.num_tilts == 5
     write.write_json(tmp_path / "a.json", {"path": path})
     assert (tmp_path / "a.json").read_text(encoding="ascii")
+
+
+def test_an_alignment_beside_a_stack_that_is_named_alone_is_not_passed_over(
+    tmp_path, stack
+):
+    write.write_mrc(tmp_path / "TS.st", stack, 10.0, is_stack=True)
+    write.write_tlt(tmp_path / "TS.tlt", ANGLES)
+    (tmp_path / "TS.xf").write_text("1 0 0 1 2 0\n" * 5)
+    (tmp_path / "tilt.com").write_text(
+        "$tilt -StandardInput\nInputProjections TS.ali\nXAXISTILT 2.5\nSHIFT 0\n"
+        "LOCALFILE TS.local\n"
+    )
+    lines = io.load_tilt_series(tmp_path / "TS.st").warnings
+    assert any("TS.xf beside TS.st is not used" in line for line in lines)
+    (line,) = [line for line in lines if "tilt.com" in line]
+    assert "XAXISTILT 2.5, LOCALFILE TS.local, which is not used" in line
+    used = io.load_tilt_series(tmp_path / "TS.st", alignment=tmp_path / "TS.xf")
+    assert not any("TS.xf beside" in line for line in used.warnings)
+    write.write_mrc(tmp_path / "other.st", stack, 10.0, is_stack=True)
+    assert io.load_tilt_series(tmp_path / "other.st", ANGLES).warnings == ()
