@@ -8,6 +8,13 @@ from scipy import ndimage
 
 _LARGEST_SIDE = 256
 _AXIS_STEP_DEG = 2.0
+# In noise the least of all directions still changes by more than this share of the
+# median one.
+_VISIBLE = 0.15
+# Below this share, and this far from y, nobody could have meant y.
+_CLEAR = 0.05
+_NEAR_DEG = 15.0
+_FEW_TILTS = 5
 
 
 def axis_angle(tilts: np.ndarray) -> tuple[float, float]:
@@ -22,8 +29,8 @@ def axis_angle(tilts: np.ndarray) -> tuple[float, float]:
       tilts: [n_tilts, y, x].
 
     Returns:
-      Degrees from +y towards -x, in (-90, 90], and how much less it changes than in the
-      median direction, 1 for not at all.
+      Degrees from +y towards -x, in (-90, 90], and the change there as a share of that
+      in the median direction.
     """
     small = _small(tilts)
     small = small - small.mean(axis=(1, 2), keepdims=True)
@@ -36,22 +43,33 @@ def axis_angle(tilts: np.ndarray) -> tuple[float, float]:
 
 
 def _change(tilts: np.ndarray, psi_deg: float) -> float:
-    """Change of the profiles along an axis at psi between neighbours, of unit power."""
-    count, height, width = tilts.shape
+    """Mean squared change between neighbours of the profiles along an axis at psi."""
+    _, height, width = tilts.shape
     y, x = np.indices((height, width), dtype=np.float64)
     y, x = y - (height - 1) / 2, x - (width - 1) / 2
     psi = np.deg2rad(psi_deg)
     along = -np.sin(psi) * x + np.cos(psi) * y
     radius = min(height, width) / 2 - 1
     inside = x * x + y * y <= radius * radius
-    bins = np.rint(along[inside] + radius).astype(np.int64)
-    size = int(bins.max()) + 1
-    weight = np.maximum(np.bincount(bins, minlength=size), 1)
-    profiles = np.stack(
-        [np.bincount(bins, t[inside], minlength=size) / weight for t in tilts]
-    )
-    power = np.mean(np.var(profiles, axis=1))
-    return float(np.mean(np.diff(profiles, axis=0) ** 2) / max(power, 1e-30))
+    # Each pixel is shared by two bins: whole ones would prefer the grid's directions.
+    at = along[inside] + radius
+    low = np.floor(at).astype(np.int64)
+    share = at - low
+    size = int(low.max()) + 2
+
+    def profile(values: np.ndarray) -> np.ndarray:
+        near = np.bincount(low, values * (1 - share), minlength=size)
+        return near + np.bincount(low + 1, values * share, minlength=size)
+
+    weight = np.maximum(profile(np.ones_like(at)), 1)
+    profiles = np.stack([profile(t[inside]) / weight for t in tilts])
+    # Drifts of the beam, an offset and a gain, are no sign of an axis.
+    profiles -= np.average(profiles, axis=1, weights=weight)[:, None]
+    mean = profiles.mean(axis=0)
+    gain = (profiles * weight) @ mean / max(float(weight @ mean**2), 1e-30)
+    profiles -= gain[:, None] * mean
+    squares = np.diff(profiles, axis=0) ** 2
+    return float(np.average(squares.mean(axis=0), weights=weight))
 
 
 def neighbour_shifts(tilts: np.ndarray) -> np.ndarray:
@@ -79,13 +97,26 @@ def neighbour_shifts(tilts: np.ndarray) -> np.ndarray:
     return np.asarray(found, np.float64).reshape(-1, 2) * scale
 
 
+def axis_doubt(tilts: np.ndarray) -> list[str]:
+    """A line when the images clearly have their axis elsewhere than along y."""
+    if len(tilts) < _FEW_TILTS:
+        return []
+    found, contrast = axis_angle(tilts)
+    if contrast > _CLEAR or abs(found) <= _NEAR_DEG:
+        return []
+    return [
+        f"by the images themselves the tilt axis lies {found:g} degrees from y; see "
+        "temdiff inspect, --axis-angle, --tilt-axis and --alignment"
+    ]
+
+
 def axis_line(tilts: np.ndarray, angles_deg: np.ndarray) -> str:
     """A line about the axis that the images themselves suggest."""
     if len(tilts) < 3:
         return "too few tilts to see their axis"
     found, contrast = axis_angle(tilts)
     range_deg = float(np.ptp(angles_deg))
-    if contrast > 0.7:
+    if contrast > _VISIBLE:
         return f"not visible in the images over {range_deg:g} degrees"
     verdict = "as assumed" if abs(found) <= 10 else "NOT along y as assumed"
     return f"{found:g} degrees from y by the images, {verdict}"

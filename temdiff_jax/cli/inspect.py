@@ -1,6 +1,7 @@
 """`temdiff inspect`: what a series and its files say, before anything is computed."""
 
 import json
+import pathlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -28,6 +29,13 @@ def inspect(
     allow_small_angles: options.SmallAngles = False,
     log: options.Log = "auto",
     verbose: options.Verbose = False,
+    picture: Annotated[
+        pathlib.Path | None,
+        typer.Option(metavar="FILE", help="PNG of all tilts, masked pixels in red."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing picture.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as JSON.")
     ] = False,
@@ -39,7 +47,10 @@ def inspect(
     options.check_choice("--log", log, options.LOG_MODES)
     angle_range = options.parse_range(tilt_range)
 
-    from temdiff_jax.io import formats, projects, tilt_series
+    from temdiff_jax.io import formats, projects, tilt_series, write
+
+    if picture is not None:
+        write.check_output(picture, overwrite=overwrite)
 
     found = projects.find(path, need_angles=angles is None)
     image = formats.read_image(found.images[0])
@@ -64,7 +75,14 @@ def inspect(
         lines.append("warning: no tilt angles in the file; give them with --angles")
         _print(lines)
         return
-    preview = _preview(series, bin_factor, thickness, log)
+    preview, masked = _preview(series, bin_factor, thickness, log)
+    if picture is not None:
+        from temdiff_jax.report import montage
+
+        montage.write_montage(
+            picture, series.tilts, series.angles_deg, masked, overwrite=overwrite
+        )
+        preview["picture"] = str(picture)
     if as_json:
         _print([json.dumps(_record(found.kind, image, series, preview), indent=2)])
         return
@@ -110,6 +128,7 @@ def _preview(
     from temdiff_jax.cli import estimate
     from temdiff_jax.series import intensity
 
+    masked, shares = _masked(series)
     if factor > 1:
         from temdiff_jax.cli.reconstruct import binned
 
@@ -121,7 +140,7 @@ def _preview(
     )
     low, high = float(series.angles_deg[0]), float(series.angles_deg[-1])
     missing = 100 * (1 - min((high - low) / 180, 1))
-    return {
+    preview = {
         "volume": f"{depth} x {height} x {width} (z, y, x), thickness {why}",
         "logarithm": f"{record['log']} (chosen by {record['log_chosen_by']})",
         "dense matter": f"{record['dense_is']} (chosen by {record['dense_chosen_by']})",
@@ -129,7 +148,23 @@ def _preview(
         "are not measured",
         "axis": estimate.axis_line(series.tilts, series.angles_deg),
         "shifts": estimate.shift_line(series.tilts),
+        "masked": shares or "no pixel",
     }
+    return preview, masked
+
+
+def _masked(series: "TiltSeries") -> tuple[np.ndarray, str]:
+    """Pixels that the weighting will not believe, and how many for what reason."""
+    from temdiff_jax.weighting import masks
+
+    # The core has x before y.
+    found = masks.find_masks(np.swapaxes(series.tilts, 1, 2))
+    shares = ", ".join(
+        f"{name} {100 * share:.2g} %"
+        for name, share in found.shares().items()
+        if name not in ("outside", "all") and share
+    )
+    return np.swapaxes(found.keep, 1, 2) <= 0, shares
 
 
 def _table(series: "TiltSeries") -> list[str]:

@@ -35,6 +35,9 @@ app.command("reconstruct")(reconstruct.reconstruct)
 app.command("inspect")(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)
+app.command("convert")(convert.convert)
+app.command("doctor")(doctor.doctor)
+app.command("simulate")(simulate.simulate)
 app.add_typer(priors.app, name="priors")
 
 

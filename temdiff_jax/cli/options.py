@@ -150,6 +150,14 @@ def parse_names(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]
     return names
 
 
+def check_positive(option: str, value: float) -> None:
+    """Refuses a length that is none."""
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(
+            f"{option}: expected a positive number, got {value:g}; correct it"
+        )
+
+
 def check_choice(option: str, value: str, known: Sequence[str]) -> None:
     """Refuses a value that is not among the known ones.
 

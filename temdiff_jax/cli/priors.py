@@ -1,6 +1,7 @@
 """`temdiff priors`: what the shipped and given denoisers are, and whether intact."""
 
 import json
+import os
 import pathlib
 from typing import Annotated, Any
 
@@ -40,7 +41,7 @@ def verify(
     from temdiff_jax.priors import load
 
     given = pathlib.Path(prior)
-    loaded = load.load_prior(given if given.is_file() else prior)
+    loaded = load.load_prior(given if os.path.isfile(given) else prior)
     _print_card(prior, dict(loaded.card))
     typer.echo(f"{prior}: intact")
 

@@ -73,7 +73,7 @@ def reconstruct(
     options.check_choice("--weighting", weighting, options.WEIGHTINGS)
     angle_range = options.parse_range(tilt_range)
 
-    from temdiff_jax.cli import outputs, session
+    from temdiff_jax.cli import estimate, outputs, session
     from temdiff_jax.io import tilt_series
 
     series = tilt_series.load_tilt_series(
@@ -87,6 +87,8 @@ def reconstruct(
         exclude=exclude,
         allow_small_angles=allow_small_angles,
     )
+    doubts = estimate.axis_doubt(series.tilts)
+    series = dataclasses.replace(series, warnings=(*series.warnings, *doubts))
     files = outputs.plan(
         out,
         series.name,

@@ -46,8 +46,16 @@ def check_counts(stack: np.ndarray, num_angles: int, what: object) -> None:
             f"{what}: tilts and angles disagree",
             "one angle per tilt",
             f"tilts {list(stack.shape)} and {num_angles} angles",
-            "pass the .tlt file of this series",
+            _axis_hint(stack.shape, num_angles),
         )
+
+
+def _axis_hint(shape: tuple[int, ...], num_angles: int) -> str:
+    """What to do when the angles are as many as another axis is long."""
+    for axis, name in ((2, "last"), (1, "middle")):
+        if len(shape) > axis and shape[axis] == num_angles:
+            return f"the {name} axis has {num_angles}: move it to the front"
+    return "pass the .tlt file of this series"
 
 
 def order_by_angle(

@@ -11,6 +11,8 @@ from temdiff_jax.io import gate
 
 MAX_TEXT_BYTES = 64 * 2**20
 """No side file of a tilt series is larger; what is, is something else."""
+MAX_NUMBERS = 60_000
+"""Six numbers a view of the longest series there is, many times over."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z")
 
@@ -30,9 +32,14 @@ def read_text(path: str | os.PathLike[str]) -> tuple[pathlib.Path, str]:
 
 def number_rows(path: pathlib.Path, text: str) -> list[list[float]]:
     """Numbers per line, without empty lines and comments that `#` begins."""
-    rows = []
+    rows, count = [], 0
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
+        count += len(words)
+        if count > MAX_NUMBERS:
+            raise gate.bad_input(
+                path, f"at most {MAX_NUMBERS} numbers", "more", "check the file name"
+            )
         if words:
             rows.append(
                 [parse_number(word, f"{path}: line {number}") for word in words]

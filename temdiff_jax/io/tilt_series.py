@@ -139,7 +139,7 @@ def _assembled(
     path: pathlib.Path, found: Found, image: formats.Image, chosen: Selection
 ) -> TiltSeries:
     """The series of images whose angles and alignment are known."""
-    name = found.name or formats.stem(path)
+    name = _readable(found.name or formats.stem(path))
     stated, notes = agree.pixel_size(
         image.voxel_size_angstrom,
         found.pixel_angstrom,
@@ -258,6 +258,11 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _readable(name: str) -> str:
+    """A name that any output can bear; bytes that are no UTF-8 become a mark."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _digest(found: Found) -> str:
@@ -460,7 +465,7 @@ def _with_alignment(found: Found, source: pathlib.Path) -> Found:
     """The series with the alignment of a file that was named."""
     if _is_aln(source):
         told = aretomo.find_aretomo(source, found.images[0])
-        notes = [w for w in found.warnings if "only the angles" not in w]
+        notes = _without_unused(found, source)
         return dataclasses.replace(
             told,
             name=found.name,
@@ -497,8 +502,14 @@ def _with_alignment(found: Found, source: pathlib.Path) -> Found:
         found,
         place=place,
         decisions=(*found.decisions, Decision("transforms of the raw images", source)),
-        warnings=(*found.warnings, *imod.untouched(table)),
+        warnings=(*_without_unused(found, source), *imod.untouched(table)),
     )
+
+
+def _without_unused(found: Found, source: pathlib.Path) -> list[str]:
+    """The warnings without those that a file would not be used, which now is."""
+    said = (f"{source.name} beside", "only the angles")
+    return [w for w in found.warnings if not any(words in w for words in said)]
 
 
 def _with_axis(found: Found, chosen: Selection) -> Found:

@@ -21,8 +21,9 @@ import numpy as np
 
 from temdiff_jax.io import gate
 
-FILE_MODE = 0o640
 MAX_LABELS = 10
+LONGEST_NAME = 255
+"""Bytes; what every common file system can bear."""
 LABEL_LENGTH = 80
 
 _PATH_ERRORS = {
@@ -79,7 +80,7 @@ def atomic_path(
 def write_bytes(
     path: str | os.PathLike[str], content: bytes, *, overwrite: bool = False
 ) -> None:
-    """Write bytes atomically, mode 0640.
+    """Write bytes atomically; the mode is what the umask leaves.
 
     Raises:
       InputError: as `check_output`.
@@ -91,8 +92,10 @@ def write_bytes(
 def write_text(
     path: str | os.PathLike[str], content: str, *, overwrite: bool = False
 ) -> None:
-    """Write UTF-8 text atomically, mode 0640; raises as `write_bytes`."""
-    write_bytes(path, content.encode("utf-8"), overwrite=overwrite)
+    """Write UTF-8 text atomically; raises as `write_bytes`."""
+    # A name that is no UTF-8 is spelled out, which JSON reads back as it was.
+    data = content.encode("utf-8", "backslashreplace")
+    write_bytes(path, data, overwrite=overwrite)
 
 
 def write_json(
@@ -204,6 +207,14 @@ def voxel_zyx(
 
 
 def _refuse_existing(path: pathlib.Path, *, overwrite: bool) -> None:
+    length = len(os.fsencode(path.name))
+    if length > LONGEST_NAME:
+        raise gate.bad_input(
+            f"output {path.name}",
+            f"a name of at most {LONGEST_NAME} bytes",
+            f"{length}",
+            "rename the input, whose name it bears",
+        )
     if path.is_dir() and not path.is_symlink():
         raise gate.bad_input(path, "a file name", "a folder", "add a file name")
     if not overwrite and os.path.lexists(path):
@@ -217,10 +228,11 @@ def _refuse_existing(path: pathlib.Path, *, overwrite: bool) -> None:
 
 def _temporary(path: pathlib.Path) -> tuple[pathlib.Path, int]:
     """Create a file with a random name beside `path`; returns it and a descriptor."""
-    temporary = path.parent / f".{path.name[:64]}.{secrets.token_hex(8)}.tmp"
+    temporary = path.parent / f".{path.name[:32]}.{secrets.token_hex(8)}.tmp"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(temporary, flags, FILE_MODE)
+        # What others may do with it is the umask's to say.
+        descriptor = os.open(temporary, flags, 0o666)
     except OSError as error:
         if error.errno not in _PATH_ERRORS:
             raise
@@ -230,7 +242,6 @@ def _temporary(path: pathlib.Path) -> tuple[pathlib.Path, int]:
             error.strerror,
             "create the folder, or choose another with --out",
         ) from None
-    os.fchmod(descriptor, FILE_MODE)
     return temporary, descriptor
 
 

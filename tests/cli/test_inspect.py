@@ -54,3 +54,42 @@ def test_only_the_tilts_of_a_range(series, capsys):
     words = ["inspect", str(series.stack), "--angles", str(series.angles)]
     assert main([*words, "--range", "4"]) == 0
     assert "images        3 of 10 x 14" in capsys.readouterr().out
+
+
+def test_a_picture_shows_every_tilt_and_the_masked_pixels(series, tmp_path, capsys):
+    from PIL import Image
+
+    tilts = np.random.default_rng(0).normal(5.0, 1.0, (5, 40, 60)).astype(np.float32)
+    tilts[2, 8, 12] = 500.0
+    write.write_mrc(series.stack, tilts, 20.0, overwrite=True)
+    picture = tmp_path / "all.png"
+    assert main(["inspect", str(series.stack), "--picture", str(picture)]) == 0
+    assert "masked        hot 0.0083 %" in capsys.readouterr().out
+    page = np.asarray(Image.open(picture))
+    red = (page[..., 0] > 200) & (page[..., 1] < 60)
+    assert red.sum() == 1
+    # Row 8 from the bottom of the third tilt: the second row of a page of 2 x 3.
+    (row,), (column,) = np.nonzero(red)
+    assert column % (60 + 4) == 12 and row % (40 + 14 + 4) == 39 - 8
+    assert main(["inspect", str(series.stack), "--picture", str(picture)]) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_inspect_takes_what_concerns_the_input_of_reconstruct(series, capsys):
+    words = ["inspect", str(series.stack), "--angles", str(series.angles), "--exclude"]
+    more = [
+        "0,4",
+        "--bin",
+        "2",
+        "--thickness",
+        "7",
+        "--axis-angle",
+        "90",
+        "--log",
+        "off",
+    ]
+    assert main([*words, *more]) == 0
+    out = capsys.readouterr().out
+    assert "volume        7 x 7 x 5 (z, y, x), thickness as given" in out
+    assert "images        3 of 14 x 10" in out
+    assert "logarithm     off (chosen by caller)" in out

@@ -95,15 +95,24 @@ def test_volume_that_cannot_be_written(tmp_path, stack):
     assert os.listdir(tmp_path) == []
 
 
-def test_mode_is_0640_whatever_the_umask(tmp_path, stack):
-    old = os.umask(0o077)
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_modes_follow_the_umask(tmp_path, stack, umask):
+    before = os.umask(umask)
     try:
         write.write_mrc(tmp_path / "a.mrc", stack, 1.0)
-        write.write_bytes(tmp_path / "b", b"b")
+        write.write_json(tmp_path / "a.json", {})
+        write.write_tlt(tmp_path / "a.tlt", [0.0])
     finally:
-        os.umask(old)
-    for name in ("a.mrc", "b"):
-        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
+        os.umask(before)
+    for name in ("a.mrc", "a.json", "a.tlt"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_name_that_no_file_system_bears_is_refused_before_the_work(tmp_path):
+    for name in ("a" * 252 + ".mrc", "ä" * 130):
+        with pytest.raises(InputError, match="at most 255 bytes"):
+            write.check_output(tmp_path / name)
+    write.check_output(tmp_path / ("ä" * 125 + ".mrc"))
 
 
 def test_existing_file_is_kept_unless_told(tmp_path):

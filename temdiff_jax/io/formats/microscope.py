@@ -29,7 +29,7 @@ _READERS = {
     ".tvips": "tvips",
 }
 SUFFIXES = tuple(_READERS)
-INSTALL = 'pip install "temdiff_jax[microscopes]"'
+INSTALL = 'pip install "temdiff_jax[formats]"'
 _DEGREES = ("deg", "degree", "degrees", "°")
 
 

@@ -29,6 +29,9 @@ _IMOD_INVERTED_ORIGIN = 4
 _VOLUME_STACK = 401
 _SAME_VOXEL = 1e-3
 _INT16_END = 2**15
+# Counts on both sides of the end of a signed type are this much closer together as
+# unsigned ones.
+_WRAPPED_RATIO = 2.0
 
 
 def is_mrc_name(path: str | os.PathLike[str]) -> bool:
@@ -193,12 +196,13 @@ def _wrapped(data: np.ndarray, name: str) -> list[str]:
     low, high = int(data.min()), int(data.max())
     if low > -_INT16_END // 2 or high < _INT16_END // 2:
         return []
-    middle = (data > -_INT16_END // 4) & (data < _INT16_END // 4)
-    if middle.any():
+    native = data.astype(np.int16)
+    apart = [float(np.std(v.astype(np.float32))) for v in (native, native.view("u2"))]
+    if apart[0] < _WRAPPED_RATIO * apart[1]:
         return []
     return [
-        f"{name}: values at both ends of signed 16 bits and none between: unsigned "
-        "counts stored as signed; 65536 was added to the negative ones"
+        f"{name}: values at both ends of signed 16 bits: unsigned counts stored as "
+        "signed; 65536 was added to the negative ones"
     ]
 
 

@@ -49,7 +49,23 @@ def find(path: pathlib.Path, *, need_angles: bool = True) -> Found:
     if suffix == ".com":
         return imod.find_imod(path.parent)
     gate.regular_file(path)
-    return Found("stack", (path,), name=formats.stem(path))
+    return Found(
+        "stack", (path,), name=formats.stem(path), warnings=tuple(_unused(path))
+    )
+
+
+def _unused(stack: pathlib.Path) -> list[str]:
+    """Lines about an alignment beside a stack that is named alone, and is not used."""
+    name, suffix = formats.stem(stack), stack.suffix.lower()
+    notes = []
+    for ending in (".xf", ".aln"):
+        side = stack.with_name(name + ending)
+        if side.is_file() and suffix != ".ali":
+            notes.append(
+                f"{side.name} beside {stack.name} is not used; pass it as --alignment"
+            )
+    told = imod.told_beside(stack)
+    return notes + ([told] if told else [])
 
 
 def beside(found: Found, *, allow_small_angles: bool = False) -> Found:

@@ -26,6 +26,7 @@ _LEFT_OUT = {
     "COSINTERP": "no cosine stretching here; ignored",
     "DENSWEIGHT": "ignored",
 }
+_USED = ("OFFSET", "SHIFT", "XAXISTILT", "THICKNESS", "EXCLUDELIST", "EXCLUDELIST2")
 
 
 class Entry(NamedTuple):
@@ -66,6 +67,27 @@ def read_edf(path: pathlib.Path) -> dict[str, Entry]:
             key, _, value = line.partition("=")
             found[key.strip()] = Entry((value.strip(),), number)
     return found
+
+
+def told_beside(stack: pathlib.Path) -> str:
+    """A line about what a tilt.com beside a stack says of it, "" if nothing."""
+    com = _first(stack.parent, ("tilt.com", "tilta.com"))
+    if com is None:
+        return ""
+    entries = read_com(com, "tilt")
+    named = entries.get("INPUTPROJECTIONS")
+    stem = stack.name.partition(".")[0]
+    if named is None or pathlib.Path(named.words[0]).stem.partition("_ali")[0] != stem:
+        return ""
+    keys = [key for key in (*_USED, *_LEFT_OUT) if key in entries]
+    said = [f"{key} {' '.join(entries[key].words)}" for key in keys]
+    said = [words for words in said if words.split()[1:] not in (["0"], ["0.0"])]
+    if not said:
+        return ""
+    return (
+        f"{com.name} beside {stack.name} says {', '.join(said)}, which is not used; "
+        "pass the folder to use it"
+    )
 
 
 def is_imod(folder: pathlib.Path) -> bool:
