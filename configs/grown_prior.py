@@ -7,7 +7,7 @@ Command, where DATA holds fib25_medulla/ and gala_medulla/ (see docs/training.md
 Hardware: 2 cores of an Intel Xeon (Cascade Lake), shared with simulation and tests.
 Time: 1.7 to 2.6 s a step; stopped after 1826 steps in 61 minutes.
 Result: closer than the shipped prior before the projection update at narrow ranges,
-behind it after the update and on misaligned series; docs/ablations.md.
+behind it after the update and on misaligned series; docs/reports/ablations.md.
 """
 
 import dataclasses
