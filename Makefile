@@ -60,7 +60,7 @@ wheel: $(VENV)/.created
 	test -s .venv-wheel/demo_output/needle_demo_temdiff.mrc
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .

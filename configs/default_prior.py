@@ -7,8 +7,8 @@ where DATA holds fib25_medulla/ and gala_medulla/ (see docs/training.md).
 
 Hardware: 2 cores of an Intel Xeon (Sapphire Rapids), shared with other work.
 Time: 0.5 to 0.7 s a step; default-v2 took all 9400 steps, 93 minutes.
-Result: docs/results.md; the log of that run is told in docs/training.md, what decided
-its settings in docs/ablations.md.
+Result: docs/reports/results.md; the log: docs/reports/training_history.md; what decided
+its settings: docs/reports/ablations.md.
 """
 
 from temdiff_jax.model import NetworkConfig

@@ -8,8 +8,8 @@ Command:
 
 Sees the slices (planes of constant y) of the same blocks as configs/wide_prior.py
 and nothing of their tilts (Chung et al., arXiv:2211.10655).  Widths cost about as many
-operations per voxel as the prior's; docs/rivals.md has the differences from the
-paper's network.
+operations per voxel as the prior's; docs/reports/learned_baselines.md has the
+differences from the paper's network.
 """
 
 import dataclasses

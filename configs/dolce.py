@@ -8,8 +8,8 @@ Command:
 Sees the same simulated blocks as configs/wide_prior.py, slice by slice (planes of
 constant y), and is asked for the whole slice at every noise level, given the
 regularised least-squares estimate (Liu et al., arXiv:2211.12340).  Widths cost about
-as many operations per voxel as the prior's; docs/rivals.md has the differences from
-the paper's network.
+as many operations per voxel as the prior's; docs/reports/learned_baselines.md has
+the differences from the paper's network.
 """
 
 import dataclasses

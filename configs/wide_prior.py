@@ -7,7 +7,7 @@ Command, where DATA holds fib25_medulla/ and gala_medulla/ (see docs/training.md
 
 Hardware: one core of an Intel Xeon (Cascade Lake).
 Time: 3.6 s a step; the shipped weights took 1590 steps, 100 minutes.
-Result: docs/results.md; docs/training.md tells how the run went.
+Result: docs/reports/results.md; docs/training.md tells how the run went.
 
 Begins with the weights of configs/default_prior.py.  Crops are twice as wide, nearer to
 the fields of view of use, since group norms know of the extent.  A fifth of the series

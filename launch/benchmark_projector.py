@@ -18,8 +18,8 @@ cell; one that takes three times the limit all the same is stopped.
 
 Each case is written to --output when it is done, one JSON line, and read from there
 instead of being run again: the same command goes on after an interruption.  The
-Markdown is built from that file; --document=docs/benchmarks.md puts it between the
-markers there.
+Markdown is built from that file; --document=docs/reports/benchmarks.md puts it between
+the markers there.
 
 Everything is float32 on the CPU unless JAX_PLATFORMS says otherwise; compilation and
 warm-up are apart; layout changes and transfers are not timed.  The volume is as wide

@@ -16,7 +16,7 @@ AreAnglesInverted concerns the defocus only.
 
 The images are turned, shifted and cropped in one interpolation, to a square around
 the tilt axis that every view covers, and binned.  Views 39 and 40 are left out by
-default: their offsets are wrong, see docs/real_data.md.
+default: their offsets are wrong, see docs/reports/real_data.md.
 
 What is written is the logarithm of the transmission, ln(I / I0): line integrals in
 which dense matter stays dark, for `--contrast dark` without `--log`.  No image shows

@@ -4,7 +4,7 @@
         --out=temdiff_jax/data --bin=2
 
 The source holds the aligned HAADF-STEM series of a needle, tilt axis along x.  Each
-step below is there for something seen in the data; docs/real_data.md has the
+step below is there for something seen in the data; docs/reports/real_data.md has the
 numbers.
 
 1. Vacuum is brought to zero in every tilt: the detector's offset drifts.  The level

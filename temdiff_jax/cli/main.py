@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from temdiff_jax.cli import demo, environment, evaluate, inspect, priors, reconstruct
+from temdiff_jax.cli import (
+    convert,
+    demo,
+    doctor,
+    environment,
+    evaluate,
+    inspect,
+    priors,
+    reconstruct,
+    simulate,
+)
 from temdiff_jax.errors import InputError
 
 EXIT_FAILED = 1

@@ -178,9 +178,9 @@ def make_network(config: NetworkConfig) -> Network:
     return Network(init, apply, config, apply_both if config.log_variance else None)
 
 
-# Kind -> (config) -> module of ``(fields [b, z, x, y, c], scalars [b, f]) -> [b, z, x, y,
-# 1]``, or two channels with ``log_variance``, whose extents are multiples of
-# ``config.multiple``.  A new kind is a file beside unet.py and a row here.
+# Kind -> (config) -> module of ``(fields [b, z, x, y, c], scalars [b, f])`` to one
+# channel, or two with ``log_variance``; extents are multiples of ``config.multiple``.
+# A new kind is a file beside unet.py and a row here.
 KINDS: dict[str, Callable[[NetworkConfig], Any]] = {"unet": unet.from_config}
 
 

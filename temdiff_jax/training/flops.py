@@ -14,7 +14,7 @@ import jax
 from jax.extend import core
 
 
-def count(function: Callable, *args) -> float:
+def count(function: Callable, *args: object) -> float:
     """Operations of one call: 2 for each multiplication with its addition.
 
     Element-wise work and transforms are left out, and a convolution counts the taps

@@ -244,6 +244,7 @@ def gentle(package):
     return packages.AreTomoAlignment(ANGLES, turns, shifts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", NAMES)
 def test_the_projector_sees_a_ball_where_the_package_draws_it(package, drawn):
     shape, draw = drawn
