@@ -11,7 +11,16 @@ from typing import Annotated
 
 import typer
 
-from temdiff_jax.cli import demo, environment, evaluate, inspect, priors, reconstruct
+from temdiff_jax.cli import (
+    compare,
+    demo,
+    environment,
+    evaluate,
+    inspect,
+    methods,
+    priors,
+    reconstruct,
+)
 from temdiff_jax.errors import InputError
 
 EXIT_FAILED = 1
@@ -32,6 +41,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("compare")(compare.compare)
+app.command("methods")(methods.methods)
 app.command("inspect")(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from temdiff_jax.errors import InputError
 
-SAMPLERS = ("default", "mean", "posterior")
 WEIGHTINGS = ("off", "robust", "diagonal", "low-rank", "adaptive")
 DEFAULT_WEIGHTING = "adaptive"
 LOG_MODES = ("auto", "off", "on")

@@ -117,17 +117,17 @@ def simulate_block(
     # Traced, so that one program serves every range.
     settings = TikhonovSettings(cast(float, smoothness), cast(float, ridge), num_iters)
     ready = inputs.prepare(series.tilts, geometry, settings, valid)
-    unit = ready.scaling.contrast * ready.level
-    truth = (geometry.crop(series.volume) - ready.scaling.mean) / unit
+    unit = ready.units.contrast * ready.shown.level
+    truth = (geometry.crop(series.volume) - ready.units.mean) / unit
     swept = None
     if moments:
-        swept = inputs.moments(ready.tilts, geometry, ready.weight)
+        swept = inputs.moments(ready.tilts, geometry, ready.precision.weight)
         swept = jnp.moveaxis(swept, 0, -1)
     return Block(
         truth,
-        geometry.crop(ready.tikhonov) / ready.level,
-        geometry.crop(ready.coverage),
-        ready.features,
+        geometry.crop(ready.shown.tikhonov) / ready.shown.level,
+        geometry.crop(ready.shown.coverage),
+        ready.shown.features,
         swept,
     )
 

@@ -9,7 +9,8 @@ import pytest
 
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import load_prior, save_prior
-from temdiff_jax.reconstruction import posterior, reconstruct
+from temdiff_jax.reconstruction import reconstruct
+from temdiff_jax.reconstruction.settings import Settings
 
 # Compiles for tens of seconds.
 pytestmark = pytest.mark.slow
@@ -27,7 +28,7 @@ NETWORK = NetworkConfig(
 )
 ANGLES = np.array([-12.0, -5.0, 0.0, 6.0, 13.0])
 SHAPE = (5, 8, 12)
-OPTIONS = posterior.Options(window=32, cg_iters=2, mean_cg_iters=3)
+SETTINGS = Settings(window=32, cg_iters=2, mean_cg_iters=3)
 CARD = {
     "name": "tiny",
     "network": dataclasses.asdict(NETWORK),
@@ -60,7 +61,7 @@ def call(prior, tilts, angles=ANGLES, **options):
         thickness=8,
         prior=prior,
         contrast="bright",
-        options=OPTIONS,
+        settings=SETTINGS,
         **options,
     )
 
@@ -77,15 +78,15 @@ def test_the_mean_of_mirrored_tilts_is_the_mirrored_mean(prior):
 
     The estimate of a misalignment draws random signs, which are not mirrored.
     """
-    options = {"sampler": "mean", "weighting": "robust"}
+    options = {"method": "mean", "weighting": "robust"}
     here = call(prior, TILTS, **options).mean
     there = call(prior, TILTS[:, :, ::-1], -ANGLES, **options).mean
     np.testing.assert_allclose(there, here[:, :, ::-1], atol=2e-4 * np.std(here))
 
 
 def test_the_moments_reach_the_answer(prior):
-    blind = prior._replace(params=without_moments(prior.params))
-    here, there = (call(p, TILTS, sampler="mean").mean for p in (prior, blind))
+    blind = dataclasses.replace(prior, params=without_moments(prior.params))
+    here, there = (call(p, TILTS, method="mean").mean for p in (prior, blind))
     assert np.max(np.abs(here - there)) > 1e-4 * np.std(here)
 
 

@@ -40,7 +40,7 @@ def prior():
         "card": card,
         "sha256": "",
     }
-    return Prior(**{name: values[name] for name in Prior._fields})
+    return Prior(**{f.name: values[f.name] for f in dataclasses.fields(Prior)})
 
 
 def answer(config, params):
