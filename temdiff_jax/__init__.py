@@ -17,20 +17,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from temdiff_jax.errors import InputError
     from temdiff_jax.geometry import TiltGeometry
+    from temdiff_jax.inverse.problem import Problem
     from temdiff_jax.io.tilt_series import TiltSeries, load_tilt_series
     from temdiff_jax.priors import Prior, load_prior
     from temdiff_jax.projector import backproject, project
     from temdiff_jax.reconstruction import Result, reconstruct
-    from temdiff_jax.reconstruction.posterior import Knobs, Options
+    from temdiff_jax.reconstruction.methods import Method
+    from temdiff_jax.reconstruction.settings import Settings
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "InputError": "errors",
-    "Knobs": "reconstruction.posterior",
-    "Options": "reconstruction.posterior",
+    "Method": "reconstruction.methods",
     "Prior": "priors",
+    "Problem": "inverse.problem",
     "Result": "reconstruction",
+    "Settings": "reconstruction.settings",
     "TiltGeometry": "geometry",
     "TiltSeries": "io.tilt_series",
     "backproject": "projector",
@@ -42,10 +45,11 @@ _HOMES = {
 
 __all__ = [
     "InputError",
-    "Knobs",
-    "Options",
+    "Method",
     "Prior",
+    "Problem",
     "Result",
+    "Settings",
     "TiltGeometry",
     "TiltSeries",
     "__version__",

@@ -4,7 +4,7 @@ Command:
     python -m launch.evaluate --config=configs/tables/t7.py --data_dir=DATA \\
         --out=runs/tables
 
-What the defaults were chosen by, and why, is in docs/samplers.md.  One block of
+What the defaults were chosen by, and why, is in docs/reports/samplers.md.  One block of
 64 x 32 x 64 voxels (z, y, x) of each validation crop of FIB-25.
 """
 

@@ -11,6 +11,7 @@ on simulated series of volumes that the prior never saw.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -22,11 +23,13 @@ from absl import app, flags
 
 from launch import program
 from temdiff_jax import evaluation
+from temdiff_jax.diffusion import methods
 from temdiff_jax.evaluation import metrics, runner
 from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.model import conv
 from temdiff_jax.priors import load_prior
-from temdiff_jax.reconstruction import posterior, reconstruct
+from temdiff_jax.reconstruction import reconstruct
+from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.simulator import grey_to_stain
 from temdiff_jax.training.volumes import load_sources
 
@@ -42,7 +45,7 @@ _SMOOTHNESS = flags.DEFINE_list("smoothness", ["1", "3", "10"], "Grid.")
 _RIDGE = flags.DEFINE_list("ridge", ["0.03", "0.3"], "Grid.")
 _ETA = flags.DEFINE_list("eta", ["0.5", "0.85"], 'Grid, solver "ddim" only.')
 _SOLVER = flags.DEFINE_enum(
-    "solver", posterior.Options().solver, list(posterior.SOLVERS), "Of the sampler."
+    "solver", Settings().solver, list(methods.SOLVERS), "Of the sampler."
 )
 _SAMPLES = flags.DEFINE_integer("samples", 0, "Samples; 0 leaves the sampler out.")
 _STEPS = flags.DEFINE_integer("steps", 16, "Steps of the sampler.")
@@ -70,7 +73,7 @@ def score_setting(
     for tilts, angles, truth in series:
         kwargs = {"thickness": truth.shape[0], "prior": prior, "contrast": "bright"}
         if not samples:
-            result = reconstruct(tilts, angles, sampler="mean", **kwargs)
+            result = reconstruct(tilts, angles, method="mean", **kwargs)
             rows.append([psnr(result.mean, truth) - psnr(result.tikhonov, truth)])
             continue
         result = reconstruct(
@@ -79,8 +82,7 @@ def score_setting(
             num_samples=samples,
             num_steps=steps,
             keep_samples=True,
-            options=posterior.Options(solver=solver),
-            knobs=posterior.Knobs(eta=eta),
+            settings=Settings(solver=solver, eta=eta),
             **kwargs,
         )
         base = psnr(result.tikhonov, truth)
@@ -117,7 +119,7 @@ def run() -> None:
     for smoothness in map(float, _SMOOTHNESS.value):
         for ridge in map(float, _RIDGE.value):
             metric = Metric(jnp.float32(smoothness), jnp.float32(ridge))
-            here = prior._replace(metric_mean=metric, metric_sample=metric)
+            here = dataclasses.replace(prior, metric_mean=metric, metric_sample=metric)
             for eta in etas:
                 row = {
                     "smoothness": smoothness,

@@ -161,7 +161,7 @@ def run_method(method: str, data: Data) -> np.ndarray:
         data.angles_deg,
         thickness=data.thickness,
         prior=_PRIOR.value,
-        sampler=method,
+        method=method,
         num_samples=_SAMPLES.value,
         num_steps=_STEPS.value,
         key=_SEED.value,
@@ -237,7 +237,7 @@ def chi2(volume: np.ndarray, data: Data, outside: str) -> float:
         height=data.tilts.shape[1],
     )
     core = layout.tilts_to_core(jnp.asarray(data.tilts))
-    scaling = noise.estimate_scaling(core, geometry)
+    scaling = noise.estimate_units(core, geometry)
     weight = noise.data_precision(noise.normalise_tilts(core, geometry, scaling))
     variance = float(scaling.contrast) ** 2 / np.asarray(weight)[:, 0, 0]
     residual = predict(volume, data) - data.tilts

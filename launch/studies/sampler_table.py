@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
             seed=_SEED.value,
         )
         rows = {
-            name: methods.lookup(methods.SAMPLERS, name)
+            name: methods.named("--samplers", name, methods.SAMPLERS)
             for name in _SAMPLERS.value or methods.SAMPLERS
         }
     if not _SAMPLERS.value:

@@ -36,12 +36,13 @@ from temdiff_jax import evaluation, layout
 from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import metrics, protocol, results, runner
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.inverse.tikhonov import TikhonovSettings, settings_for
 from temdiff_jax.model import conv
 from temdiff_jax.priors import Prior, load_prior
-from temdiff_jax.projector import ray_lengths
-from temdiff_jax.reconstruction import posterior
+from temdiff_jax.reconstruction.estimate import mean_estimate
+from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.series import inputs, noise, weighting
 from temdiff_jax.simulator import IMPERFECT, ErrorConfig, grey_to_stain, simulate_series
 from temdiff_jax.training.volumes import load_sources
@@ -181,7 +182,7 @@ def _prepare(tilts, geometry, metric, *, num_iters):
     return inputs.prepare(tilts, geometry, TikhonovSettings(*metric, num_iters))
 
 
-def prepare(series: Series, form: str, assumed: str) -> tuple[inputs.Prepared, dict]:
+def prepare(series: Series, form: str, assumed: str) -> tuple[Problem, dict]:
     """A series ready for a method, and what the weighting found."""
     settings = settings_for(np.rad2deg(np.asarray(series.geometry.angles_rad)))
     tilts, keep, record = series.tilts, None, {}
@@ -195,51 +196,40 @@ def prepare(series: Series, form: str, assumed: str) -> tuple[inputs.Prepared, d
     )
     if form == "off":
         return ready, record
-    units, spread = ready.scaling, None
+    spread = None
     if assumed:
         shift = series.shift_px if assumed == "known" else float(assumed)
-        spread = spread_for(shift, units.contrast)
+        spread = spread_for(shift, ready.units.contrast)
     found = weighting.weigh(
-        ready.tilts,
-        series.geometry,
-        ready.weight,
+        ready,
         metric,
         form=form,
         spread=spread,
-        background=units.mean * ray_lengths(series.geometry) / units.contrast,
         keep=keep,
         rounds=_ROUNDS.value,
         num_iters=settings.num_iters,
     )
-    per_tilt = found.precision.per_tilt(series.geometry.tilts_shape)
-    ready = ready._replace(
-        weight=found.precision,
+    geometry = series.geometry
+    per_tilt = found.precision.per_tilt(geometry.tilts_shape)
+    shown = ready.shown._replace(
         tikhonov=found.volume,
-        level=jnp.maximum(jnp.std(series.geometry.crop(found.volume)), 1e-6),
-        coverage=noise.coverage(series.geometry, per_tilt),
+        level=jnp.maximum(jnp.std(geometry.crop(found.volume)), 1e-6),
+        coverage=noise.coverage(geometry, per_tilt),
     )
+    ready = dataclasses.replace(ready, precision=found.precision, inputs=shown)
     for name in ("factors", "chi2", "misalignment"):
         record[name] = np.asarray(getattr(found, name), float).round(4).tolist()
     return ready, record
 
 
-def estimate(
-    method: str, ready: inputs.Prepared, geometry: TiltGeometry, prior: Prior | None
-) -> np.ndarray:
+def estimate(method: str, ready: Problem, prior: Prior | None) -> np.ndarray:
     """Volume ``[z, y, x]`` in input units."""
-    wide = ready.tikhonov
+    wide = ready.shown.tikhonov
     if method == "mean":
         assert prior is not None
-        wide, _ = posterior.mean_estimate(
-            prior.params,
-            ready,
-            geometry,
-            prior.residual_scale,
-            prior.metric_mean,
-            network=prior.network,
-            options=posterior.Options(mirrors=_MIRRORS.value),
-        )
-    core = posterior.to_input_units(wide, ready, geometry)
+        settings = Settings(mirrors=_MIRRORS.value)
+        wide, _ = mean_estimate(prior, ready, settings)
+    core = ready.to_input_units(wide)
     return np.asarray(layout.volume_from_core(core))
 
 
@@ -312,7 +302,7 @@ def rows_of(
                 series = series or simulate(truth, case, column, seed)
                 if ready is None:
                     ready, record = prepare(series, form, assumed)
-                volume = estimate(method, ready, series.geometry, prior)
+                volume = estimate(method, ready, prior)
                 row = base | {"run": run, "estimates": 1}
                 found = [row | score(volume, series) | record]
                 store.append(found)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from temdiff_jax.baselines import _door
-from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.baselines import shared
+from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.projector import backproject
 
 
@@ -46,25 +46,24 @@ def fbp(
     Source: Kak and Slaney, Principles of Computerized Tomographic Imaging (1988),
     section 3.3, equation 61 for the ramp.
     """
-    tilts, geometry = _door.enter(
+    tilts, geometry = shared.check_series(
         tilts, angles, thickness=thickness, lateral_margin=lateral_margin
     )
-    return _door.leave(_reconstruct(tilts, geometry))
+    return shared.on_host(_reconstruct(tilts, geometry))
 
 
 @jax.jit
 def _reconstruct(tilts, geometry):
-    return _door.solve(
-        lambda normalised, weight, scaling: fbp_normalised(normalised, geometry),
-        tilts,
-        geometry,
-    )
+    return shared.solve(fbp_normalised, tilts, geometry)
 
 
-def fbp_normalised(tilts: jax.Array, geometry: TiltGeometry) -> jax.Array:
-    """``[n_tilts, u, y]`` of mean zero to the wide volume ``[z, x, y]``."""
-    weights = tilt_weights(geometry.angles_rad)[:, None, None]
-    return backproject(weights * ramp_filter(tilts), geometry)
+def fbp_normalised(problem: Problem) -> jax.Array:
+    """Wide normalised volume ``[z, x, y]``; a tilt without weight leaves a gap."""
+    geometry = problem.geometry
+    used = jnp.broadcast_to(problem.precision.seen(), problem.tilts.shape)
+    used = jnp.any(used, axis=(1, 2))
+    weights = tilt_weights(geometry.angles_rad, used)[:, None, None]
+    return backproject(weights * ramp_filter(problem.tilts), geometry)
 
 
 def ramp_filter(tilts: jax.Array) -> jax.Array:
@@ -83,14 +82,18 @@ def ramp_filter(tilts: jax.Array) -> jax.Array:
     return jnp.fft.irfft(spectrum * response, n=size, axis=1)[:, :num_u]
 
 
-def tilt_weights(angles_rad: jax.Array) -> jax.Array:
+def tilt_weights(angles_rad: jax.Array, used: jax.Array | None = None) -> jax.Array:
     """Half the gap to each neighbour in angle, ``[n_tilts]`` radians.
 
-    Tilts without any gap (one tilt, or one angle repeated) share a half turn.
+    Tilts without any gap (one tilt, or one angle repeated) share a half turn; those
+    that are not ``used``, ``[n_tilts]``, weigh nothing and bound no gap.
     """
-    count = angles_rad.shape[0]
-    order = jnp.argsort(angles_rad)
-    gap = jnp.diff(angles_rad[order])
+    used = jnp.ones(angles_rad.shape, bool) if used is None else used
+    # Behind the last of those in use, where they open no gap.
+    last = jnp.max(jnp.where(used, angles_rad, -jnp.inf))
+    placed = jnp.where(used, angles_rad, last)
+    order = jnp.lexsort((~used, placed))
+    gap = jnp.diff(placed[order])
     share = 0.5 * (jnp.pad(gap, (1, 0)) + jnp.pad(gap, (0, 1)))
-    share = jnp.where(jnp.sum(gap) > 0, share, jnp.pi / count)
-    return jnp.zeros_like(share).at[order].set(share)
+    share = jnp.where(jnp.sum(gap) > 0, share, jnp.pi / jnp.sum(used))
+    return jnp.zeros_like(share).at[order].set(share) * used

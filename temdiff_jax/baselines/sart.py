@@ -15,10 +15,11 @@ import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
-from temdiff_jax.baselines import _door
+from temdiff_jax.baselines import shared
 from temdiff_jax.baselines.sirt import safe_inverse
-from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.projector import backproject, project, ray_lengths
+from temdiff_jax.series.checks import check_count, check_number
 
 # (half-range in degrees, lam, sweeps): configs/baselines.json
 TUNED = (
@@ -58,50 +59,49 @@ def sart(
 
     Source: Andersen and Kak, Ultrason. Imaging 6 (1984) 81.
     """
-    tilts, geometry = _door.enter(
+    tilts, geometry = shared.check_series(
         tilts, angles, thickness=thickness, lateral_margin=lateral_margin
     )
-    tuned_lam, tuned_sweeps = _door.tuned_row(TUNED, angles)
+    tuned_lam, tuned_sweeps = shared.tuned_row(TUNED, angles)
     lam = tuned_lam if lam is None else lam
     sweeps = int(tuned_sweeps) if sweeps is None else sweeps
-    _door.check_number("lam", lam, below=2.0)
-    _door.check_count("sweeps", sweeps)
+    check_number("lam", lam, below=2.0)
+    check_count("sweeps", sweeps)
     order = farthest_first(angles)
-    return _door.leave(_reconstruct(tilts, geometry, order, float(lam), int(sweeps)))
+    return shared.on_host(_reconstruct(tilts, geometry, order, float(lam), int(sweeps)))
 
 
 @jax.jit
 def _reconstruct(tilts, geometry, order, lam, sweeps):
-    def solver(normalised, weight, scaling):
-        del weight, scaling
-        start = jnp.zeros(geometry.volume_shape, normalised.dtype)
-        return sart_normalised(
-            start, normalised, geometry, order=order, lam=lam, sweeps=sweeps
-        )
-
-    return _door.solve(solver, tilts, geometry)
+    return shared.solve(
+        lambda problem: sart_normalised(problem, order=order, lam=lam, sweeps=sweeps),
+        tilts,
+        geometry,
+    )
 
 
 def sart_normalised(
-    start: jax.Array,
-    tilts: jax.Array,
-    geometry: TiltGeometry,
+    problem: Problem,
+    start: jax.Array | None = None,
     *,
     order: jax.Array,
     lam: jax.Array | float,
     sweeps: jax.Array | int,
 ) -> jax.Array:
-    """Sweeps on from ``start``; every option may be traced.
+    """Wide normalised volume ``[z, x, y]``; every option may be traced.
 
     Args:
-      start: Wide volume ``[z, x, y]``.
-      tilts: ``[n_tilts, u, y]`` in the units of ``start``.
-      geometry: Rays.
+      problem: Of its precision, which pixels are not masked.
+      start: Wide normalised volume to go on from; zeros unless given.
       order: Tilt indices in the order of use, ``[n_tilts]`` int32.
       lam: Relaxation.
       sweeps: Passes over all tilts.
     """
-    rows = safe_inverse(ray_lengths(geometry))
+    tilts, geometry = problem.tilts, problem.geometry
+    if start is None:
+        start = jnp.zeros(geometry.volume_shape, tilts.dtype)
+    seen_pixels = problem.precision.seen().astype(tilts.dtype)
+    rows = safe_inverse(ray_lengths(geometry)) * seen_pixels
     lam = jnp.asarray(lam, tilts.dtype)
     # The tilt in hand is traced, so its planes are known only if all tilts agree.
     flags = set(geometry.steep or ())

@@ -14,9 +14,10 @@ import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
-from temdiff_jax.baselines import _door
-from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.baselines import shared
+from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.projector import backproject, project, ray_lengths
+from temdiff_jax.series.checks import check_count, check_number
 
 # (half-range in degrees, iterations): configs/baselines.json
 TUNED = (
@@ -63,60 +64,59 @@ def sirt(
     Source: Gilbert, J. Theor. Biol. 36 (1972) 105; convergence for these weights:
     Censor and Elfving, SIAM J. Matrix Anal. Appl. 24 (2002) 40.
     """
-    tilts, geometry = _door.enter(
+    tilts, geometry = shared.check_series(
         tilts, angles, thickness=thickness, lateral_margin=lateral_margin
     )
     if iterations is None:
-        iterations = int(_door.tuned_row(TUNED, angles)[0])
-    _door.check_count("iterations", iterations)
-    _door.check_number("relaxation", relaxation, below=2.0)
+        iterations = int(shared.tuned_row(TUNED, angles)[0])
+    check_count("iterations", iterations)
+    check_number("relaxation", relaxation, below=2.0)
     volume = _reconstruct(
         tilts, geometry, int(iterations), float(relaxation), bool(positivity)
     )
-    return _door.leave(volume)
+    return shared.on_host(volume)
 
 
 @jax.jit
 def _reconstruct(tilts, geometry, iterations, relaxation, positivity):
-    def solver(normalised, weight, scaling):
-        del weight  # the row sums R are the weights
-        # Zero of the input in normalised units.
-        lowest = jnp.where(positivity, -scaling.mean / scaling.contrast, -jnp.inf)
-        start = jnp.zeros(geometry.volume_shape, normalised.dtype)
-        return sirt_normalised(
-            start,
-            normalised,
-            geometry,
+    return shared.solve(
+        lambda problem: sirt_normalised(
+            problem,
             iterations=iterations,
             relaxation=relaxation,
-            lowest=lowest,
-        )
-
-    return _door.solve(solver, tilts, geometry)
+            positivity=positivity,
+        ),
+        tilts,
+        geometry,
+    )
 
 
 def sirt_normalised(
-    start: jax.Array,
-    tilts: jax.Array,
-    geometry: TiltGeometry,
+    problem: Problem,
+    start: jax.Array | None = None,
     *,
     iterations: jax.Array | int,
     relaxation: jax.Array | float = 1.0,
-    lowest: jax.Array | float = -np.inf,
+    positivity: jax.Array | bool = False,
 ) -> jax.Array:
-    """Iterates on from ``start``; every option may be traced.
+    """Wide normalised volume ``[z, x, y]``; every option may be traced.
 
     Args:
-      start: Wide volume ``[z, x, y]``.
-      tilts: ``[n_tilts, u, y]`` in the units of ``start``.
-      geometry: Rays.
+      problem: Of its precision, which pixels are not masked: the row sums R are the
+        weights.
+      start: Wide normalised volume to go on from; zeros unless given.
       iterations: Passes over all tilts.
       relaxation: Step.
-      lowest: Smallest intensity allowed.
+      positivity: Whether nothing may lie below zero of the input.
     """
+    tilts, geometry, units = problem.tilts, problem.geometry, problem.units
+    lowest = jnp.where(positivity, -units.mean / units.contrast, -jnp.inf)
+    if start is None:
+        start = jnp.zeros(geometry.volume_shape, tilts.dtype)
+    seen = problem.precision.seen().astype(tilts.dtype)
     lengths = ray_lengths(geometry)
-    rows = safe_inverse(lengths)
-    columns = safe_inverse(backproject(jnp.ones_like(lengths), geometry))
+    rows = safe_inverse(lengths) * seen
+    columns = safe_inverse(backproject(jnp.ones_like(lengths) * seen, geometry))
     columns = columns * jnp.asarray(relaxation, tilts.dtype)
 
     def step(_, volume):

@@ -1,4 +1,4 @@
-"""The public door of the quadratic estimate (``baselines.tikhonov``)."""
+"""The quadratic estimate (``inverse.tikhonov``) of line integrals."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from temdiff_jax.baselines import _door
+from temdiff_jax.baselines import shared
 from temdiff_jax.inverse.tikhonov import (
     TikhonovSettings,
     settings_for,
     tikhonov_normalised,
 )
+from temdiff_jax.series.checks import check_count, check_number
 
 
 def tikhonov(
@@ -44,27 +45,25 @@ def tikhonov(
     Raises:
       InputError: Tilts, angles, extents or options cannot be used.
     """
-    tilts, geometry = _door.enter(
+    tilts, geometry = shared.check_series(
         tilts, angles, thickness=thickness, lateral_margin=lateral_margin
     )
     settings = settings_for(angles)
     smoothness = settings.smoothness if smoothness is None else smoothness
     ridge = settings.ridge if ridge is None else ridge
     iterations = settings.num_iters if iterations is None else iterations
-    _door.check_number("smoothness", smoothness, zero=True)
-    _door.check_number("ridge", ridge, zero=True)
-    _door.check_count("iterations", iterations)
+    check_number("smoothness", smoothness, zero=True)
+    check_number("ridge", ridge, zero=True)
+    check_count("iterations", iterations)
     volume = _reconstruct(
         tilts, geometry, float(smoothness), float(ridge), num_iters=int(iterations)
     )
-    return _door.leave(volume)
+    return shared.on_host(volume)
 
 
 @partial(jax.jit, static_argnames="num_iters")
 def _reconstruct(tilts, geometry, smoothness, ridge, *, num_iters):
-    def solver(normalised, weight, scaling):
-        del scaling
-        settings = TikhonovSettings(smoothness, ridge, num_iters)
-        return tikhonov_normalised(normalised, geometry, weight, settings)
-
-    return _door.solve(solver, tilts, geometry)
+    settings = TikhonovSettings(smoothness, ridge, num_iters)
+    return shared.solve(
+        lambda problem: tikhonov_normalised(problem, settings), tilts, geometry
+    )

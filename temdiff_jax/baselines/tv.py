@@ -14,9 +14,10 @@ import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
-from temdiff_jax.baselines import _door
-from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.baselines import shared
+from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.projector import backproject, operator_norm, project
+from temdiff_jax.series.checks import check_count, check_number
 
 # (half-range in degrees, lam): configs/baselines.json
 TUNED = (
@@ -68,66 +69,59 @@ def tv(
     Source: Chambolle and Pock, J. Math. Imaging Vis. 40 (2011) 120, algorithm 1
     with theta = 1; steps per block as in Pock and Chambolle, ICCV 2011, 1762.
     """
-    tilts, geometry = _door.enter(
+    tilts, geometry = shared.check_series(
         tilts, angles, thickness=thickness, lateral_margin=lateral_margin
     )
     if lam is None:
-        (lam,) = _door.tuned_row(TUNED, angles)
-    _door.check_number("lam", lam, zero=True)
-    _door.check_count("iterations", iterations)
-    return _door.leave(_reconstruct(tilts, geometry, float(lam), int(iterations)))
+        (lam,) = shared.tuned_row(TUNED, angles)
+    check_number("lam", lam, zero=True)
+    check_count("iterations", iterations)
+    return shared.on_host(_reconstruct(tilts, geometry, float(lam), int(iterations)))
 
 
 @jax.jit
 def _reconstruct(tilts, geometry, lam, iterations):
-    def solver(normalised, weight, scaling):
-        del scaling
-        return tv_normalised(
-            normalised, geometry, weight, lam=lam, iterations=iterations
-        )
-
-    return _door.solve(solver, tilts, geometry)
+    return shared.solve(
+        lambda problem: tv_normalised(problem, lam=lam, iterations=iterations),
+        tilts,
+        geometry,
+    )
 
 
 def tv_normalised(
-    tilts: jax.Array,
-    geometry: TiltGeometry,
-    weight: jax.Array,
+    problem: Problem,
     *,
     lam: jax.Array | float,
     iterations: jax.Array | int = NUM_ITERS,
 ) -> jax.Array:
-    """Minimiser for normalised tilts, core layout, from zero.
+    """Minimiser, wide normalised volume ``[z, x, y]``, from zero.
 
     Args:
-      tilts: ``[n_tilts, u, y]``, see ``noise.normalise_tilts``.
-      geometry: Rays.
-      weight: Data precision W, broadcastable to the tilts.
+      problem: Series.
       lam: Weight of the gradient.
       iterations: Primal-dual steps.
-
-    Returns:
-      Wide volume ``[z, x, y]``.
     """
+    tilts, geometry, precision = problem.tilts, problem.geometry, problem.precision
     lam = jnp.asarray(lam, tilts.dtype)
-    root = jnp.sqrt(weight)
-    norm = NORM_SAFETY * operator_norm(geometry) * jnp.max(root)
+    # Coherent errors only lower the precision below that of the independent part.
+    largest = jnp.max(jnp.sqrt(precision.weight))
+    norm = NORM_SAFETY * operator_norm(geometry) * largest
     # Each of the two dual blocks takes half of tau (s_1 |B|^2 + s_2 |grad|^2) <= 1.
     # Any primal step converges.  This one balances the travel of volume and duals:
     # the duals of the gradient are as long as lam.
     primal_step = LONGEST_STEP / (1.0 + LONGEST_STEP * STEP_DECAY * lam) / norm
     data_step = 0.5 / (primal_step * norm**2)
     gradient_step = 0.5 / (primal_step * GRADIENT_NORM_SQUARED)
-    target = root * tilts
+    target = precision.whiten(tilts)
 
     def step(_, carry):
         volume, ahead, data_dual, gradient_dual = carry
-        image = root * project(ahead, geometry)
+        image = precision.whiten(project(ahead, geometry))
         data_dual = (data_dual + data_step * (image - target)) / (1.0 + data_step)
         gradient_dual = project_to_ball(
             gradient_dual + gradient_step * gradient(ahead), lam
         )
-        descent = backproject(root * data_dual, geometry)
+        descent = backproject(precision.whiten_transpose(data_dual), geometry)
         descent = descent + gradient_adjoint(gradient_dual)
         moved = volume - primal_step * descent
         return moved, 2.0 * moved - volume, data_dual, gradient_dual
@@ -142,17 +136,13 @@ def tv_normalised(
     return lax.fori_loop(0, iterations, step, carry)[0]
 
 
-def objective(
-    volume: jax.Array,
-    tilts: jax.Array,
-    geometry: TiltGeometry,
-    weight: jax.Array,
-    lam: jax.Array | float,
-) -> jax.Array:
+def objective(volume: jax.Array, problem: Problem, lam: jax.Array | float) -> jax.Array:
     """``0.5 |A x - y|_W^2 + lam |grad x|_{2,1}``, a scalar."""
-    residual = project(volume, geometry) - tilts
+    residual = project(volume, problem.geometry) - problem.tilts
     length = jnp.sqrt(jnp.sum(gradient(volume) ** 2, axis=0))
-    return 0.5 * jnp.sum(weight * residual**2) + lam * jnp.sum(length)
+    return 0.5 * jnp.sum(residual * (problem.precision * residual)) + lam * jnp.sum(
+        length
+    )
 
 
 def gradient(volume: jax.Array) -> jax.Array:

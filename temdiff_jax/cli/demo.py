@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from temdiff_jax.cli import options
+from temdiff_jax.cli import choices, options
 
 NAME = "needle_demo"
 _FOLDER = "data"
@@ -20,12 +20,8 @@ def demo(
     out: Annotated[
         pathlib.Path, typer.Option(metavar="DIR", help="Folder for the results.")
     ],
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Number of posterior samples.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the sampler.")
-    ] = None,
+    samples: choices.Samples = None,
+    steps: choices.Steps = None,
     tilt_range: Annotated[
         str,
         typer.Option(
@@ -36,10 +32,7 @@ def demo(
         int | None, typer.Option(min=1, help="Voxels along the beam.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
-    sampler: Annotated[
-        str,
-        typer.Option(metavar="default|mean|posterior", help="How to use the prior."),
-    ] = "default",
+    method: choices.Method = "default",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the record of the run as JSON.")
     ] = False,
@@ -49,12 +42,11 @@ def demo(
     The report shows a linear reconstruction of the full range beside it.  The files
     are named needle_demo* and replace those of an earlier demo.
     """
-    options.check_choice("--sampler", sampler, options.SAMPLERS)
     angle_range = options.parse_range(tilt_range)
 
     import numpy as np
 
-    from temdiff_jax.cli import environment, outputs, session
+    from temdiff_jax.cli import outputs, session
     from temdiff_jax.io import tilt_series
 
     folder = _data_folder()
@@ -64,21 +56,18 @@ def demo(
     ):
         full = tilt_series.load_tilt_series(stack, angles)
         narrow = tilt_series.load_tilt_series(stack, angles, angle_range=angle_range)
+    settings = session.Settings(
+        choices.Sampling(method, samples=samples, steps=steps),
+        thickness=thickness or full.tilts.shape[2],
+        seed=seed,
+        log="off",
+    ).checked()
     files = outputs.plan(out, NAME, overwrite=True)
     ui = session.Session(context.obj or (), as_json=as_json)
     ui.say(f"reference from the full range: {session.describe(full)}")
-    environment.prepare_jax()
 
     from temdiff_jax import baselines
 
-    settings = session.Settings(
-        thickness=thickness or full.tilts.shape[2],
-        samples=samples,
-        steps=steps,
-        sampler=sampler,
-        seed=seed,
-        log="off",
-    )
     reference = baselines.tikhonov(
         full.tilts, full.angles_deg, thickness=settings.thickness
     )

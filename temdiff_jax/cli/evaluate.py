@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 STAINS = ("dark", "bright")
 REGIMES = ("aligned", "imperfect")
-METHODS = ("fbp", "sirt", "sart", "tv", "tikhonov", "mean", "posterior")
 # The window of the structural similarity alone spans 11 voxels.
 _SMALLEST = 16
 _ROWS = "evaluation.jsonl"
@@ -33,7 +32,7 @@ def evaluate(
         typer.Option(metavar="RANGE/STEP,...", help="Tilt schemes, degrees."),
     ] = "10/1,20/2",
     methods: Annotated[
-        str, typer.Option(metavar="NAME,...", help=f"Among {', '.join(METHODS)}.")
+        str, typer.Option(metavar="NAME,...", help="See temdiff methods.")
     ] = "fbp,sirt,tikhonov,posterior",
     samples: Annotated[
         int | None, typer.Option(min=1, help="Samples of `posterior`.")
@@ -84,7 +83,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score methods on simulated series of known volumes."""
-    names = options.parse_names("--methods", methods, METHODS)
+    names = tuple(dict.fromkeys(name.strip() for name in methods.split(",")))
     options.check_choice("--stain", stain, STAINS)
     options.check_choice("--regime", regime, REGIMES)
     options.check_choice("--weighting", weighting, options.WEIGHTINGS)
@@ -102,19 +101,13 @@ def evaluate(
     environment.prepare_jax()
     samples, steps, effort = options.effort(samples, steps, on_cpu=environment.on_cpu())
     ui = session.Session()
+    made = _made(names, samples, steps, seed, prior, weighting)
     if "posterior" in names:
         ui.say_later([f"posterior: {effort}"])
     rows = protocol.evaluate(
         truths,
         schemes,
-        runner.standard_methods(
-            names,
-            num_samples=samples,
-            num_steps=steps,
-            seed=seed,
-            prior=prior,
-            weighting=weighting,
-        ),
+        made,
         runner.make_simulate(errors=IMPERFECT)
         if regime == "imperfect"
         else runner.simulate_case,
@@ -130,6 +123,32 @@ def evaluate(
 
         write.write_text(out / _named(_TABLE, regime), text, overwrite=True)
     typer.echo(text, nl=False)
+
+
+def _made(
+    names: Sequence[str],
+    samples: int,
+    steps: int,
+    seed: int,
+    prior: str,
+    weighting: str,
+) -> dict[str, Any]:
+    """The methods bound to their weights, by name."""
+    from temdiff_jax.evaluation.methods import make_method
+    from temdiff_jax.evaluation.plan import Run
+    from temdiff_jax.reconstruction.methods import method_of
+
+    made = {}
+    for name in names:
+        learned = method_of(name).needs == "prior"
+        run = Run(
+            name=name,
+            samples=samples,
+            steps=steps,
+            settings={"weighting": weighting} if learned else {},
+        )
+        made[name] = make_method(run, seed, {"default": prior})
+    return made
 
 
 def _named(file: str, regime: str) -> str:

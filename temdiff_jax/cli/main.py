@@ -12,12 +12,14 @@ from typing import Annotated
 import typer
 
 from temdiff_jax.cli import (
+    compare,
     convert,
     demo,
     doctor,
     environment,
     evaluate,
     inspect,
+    methods,
     priors,
     reconstruct,
     simulate,
@@ -42,6 +44,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("compare")(compare.compare)
+app.command("methods")(methods.methods)
 app.command("inspect")(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)

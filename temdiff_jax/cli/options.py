@@ -80,14 +80,14 @@ Verbose = Annotated[
     typer.Option("--verbose", "-v", help="Print each decision with its file and line."),
 ]
 
-SAMPLERS = ("default", "mean", "posterior")
 WEIGHTINGS = ("off", "robust", "diagonal", "low-rank", "adaptive")
 DEFAULT_WEIGHTING = "adaptive"
 LOG_MODES = ("auto", "off", "on")
 TILT_AXES = ("y", "x")
 
 # Samples and steps; a first result on a CPU should cost minutes, not an hour.  More
-# steps than 8 change nothing, more samples make the spread surer (docs/samplers.md).
+# steps than 8 change nothing, more samples make the spread surer
+# (docs/reports/samplers.md).
 _CPU_EFFORT = (4, 8)
 _ACCELERATOR_EFFORT = (16, 8)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from temdiff_jax.cli import options
+from temdiff_jax.cli import choices, options
 from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,16 +28,12 @@ def reconstruct(
     allow_small_angles: options.SmallAngles = False,
     log: options.Log = "auto",
     verbose: options.Verbose = False,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Number of posterior samples.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the sampler.")
-    ] = None,
-    sampler: Annotated[
-        str,
-        typer.Option(metavar="default|mean|posterior", help="How to use the prior."),
-    ] = "default",
+    method: choices.Method = "default",
+    samples: choices.Samples = None,
+    steps: choices.Steps = None,
+    rule: choices.RuleOption = None,
+    solver: choices.SolverOption = None,
+    schedule: choices.ScheduleOption = None,
     weighting: Annotated[
         str,
         typer.Option(
@@ -68,7 +64,6 @@ def reconstruct(
     Writes NAME_temdiff.mrc (mean), NAME_std.mrc, NAME_report.png and
     NAME.temdiff.json.
     """
-    options.check_choice("--sampler", sampler, options.SAMPLERS)
     options.check_choice("--log", log, options.LOG_MODES)
     options.check_choice("--weighting", weighting, options.WEIGHTINGS)
     angle_range = options.parse_range(tilt_range)
@@ -76,6 +71,13 @@ def reconstruct(
     from temdiff_jax.cli import estimate, outputs, session
     from temdiff_jax.io import tilt_series
 
+    settings = session.Settings(
+        choices.Sampling(method, prior, rule, solver, schedule, samples, steps),
+        thickness=thickness,
+        seed=seed,
+        log=log,
+        weighting=weighting,
+    ).checked()
     series = tilt_series.load_tilt_series(
         path,
         angles,
@@ -103,16 +105,7 @@ def reconstruct(
     session.reconstruct(
         running,
         binned(series, bin_factor),
-        session.Settings(
-            thickness=thickness,
-            samples=samples,
-            steps=steps,
-            sampler=sampler,
-            prior=prior,
-            seed=seed,
-            log=log,
-            weighting=weighting,
-        ),
+        settings,
         files,
         command="reconstruct",
         source={

@@ -11,7 +11,7 @@ import numpy as np
 import rich.console
 import typer
 
-from temdiff_jax.cli import environment, options, progress
+from temdiff_jax.cli import choices, environment, options, progress
 from temdiff_jax.cli.outputs import Outputs
 from temdiff_jax.io import axis, write
 from temdiff_jax.io.tilt_series import TiltSeries
@@ -23,14 +23,23 @@ RECORD_FORMAT = "temdiff-run-1"
 class Settings:
     """Parameters of a reconstruction; None leaves a choice to the library."""
 
+    sampling: choices.Sampling = choices.Sampling()
     thickness: int | None = None
-    samples: int | None = None
-    steps: int | None = None
-    sampler: str = "default"
-    prior: str = "default"
     seed: int = 0
     log: str = "auto"
     weighting: str = options.DEFAULT_WEIGHTING
+    choice: Any = None
+    effort: tuple[str, ...] = ()
+
+    def checked(self) -> "Settings":
+        """With the choice of the library, and lines about its effort.
+
+        Raises:
+          InputError: Anything about the method that is not known or does not fit.
+        """
+        environment.prepare_jax()
+        choice, effort = _choose(self.sampling)
+        return dataclasses.replace(self, choice=choice, effort=tuple(effort))
 
 
 class Session:
@@ -82,13 +91,8 @@ def reconstruct(
       The record, as written to the JSON file.
     """
     cache = environment.prepare_jax()
-    on_cpu = environment.on_cpu()
-    samples, steps, effort = options.effort(
-        settings.samples, settings.steps, on_cpu=on_cpu
-    )
-    settings = dataclasses.replace(settings, samples=samples, steps=steps)
     session.say_later([f"warning: {line}" for line in series.warnings])
-    session.say_later([describe(series), effort])
+    session.say_later([describe(series), *settings.effort])
     if cache is None:
         session.say_later(["warning: no private cache folder; every run compiles anew"])
     started = time.monotonic()
@@ -142,8 +146,13 @@ def make_record(
             "tilts_shape": list(series.tilts.shape),
         },
         "parameters": {
-            **dataclasses.asdict(settings),
+            **dataclasses.asdict(settings.sampling),
+            "samples": result.provenance["num_samples"],
+            "steps": result.provenance["num_steps"],
             "thickness": int(result.mean.shape[0]),
+            "seed": settings.seed,
+            "log": settings.log,
+            "weighting": settings.weighting,
         },
         "voxel_size_angstrom": series.voxel_size_angstrom,
         "volume_shape": list(result.mean.shape),
@@ -155,6 +164,24 @@ def make_record(
         "device": environment.device_kind(),
         "versions": environment.versions(),
     }
+
+
+def _choose(sampling: choices.Sampling) -> tuple[Any, list[str]]:
+    """The choice of the library, and a line about its effort if it draws samples."""
+    from temdiff_jax.reconstruction.methods import method_of
+
+    row = method_of(sampling.method)
+    if "num_samples" not in row.takes:
+        return choices.choose(sampling), []
+    if row.sampling is not None:
+        choice = choices.choose(sampling)
+        own = choice.settings
+        return choice, [f"{own.num_samples} samples of {own.num_steps} steps"]
+    samples, steps, line = options.effort(
+        sampling.samples, sampling.steps, on_cpu=environment.on_cpu()
+    )
+    chosen = dataclasses.replace(sampling, samples=samples, steps=steps)
+    return choices.choose(chosen), [line]
 
 
 def _call(session: Session, series: TiltSeries, settings: Settings) -> Any:
@@ -172,10 +199,9 @@ def _call(session: Session, series: TiltSeries, settings: Settings) -> Any:
             series.tilts,
             series.angles_deg,
             thickness=settings.thickness,
-            prior=settings.prior,
-            sampler=settings.sampler,
-            num_samples=settings.samples,
-            num_steps=settings.steps,
+            prior=settings.choice.prior or "default",
+            method=settings.choice.method,
+            settings=settings.choice.settings,
             key=settings.seed,
             voxel_size_angstrom=series.voxel_size_angstrom,
             log=settings.log,
@@ -190,10 +216,9 @@ def _write_volumes(
     series: TiltSeries, settings: Settings, result: Any, files: Outputs
 ) -> None:
     """Writes mean and standard deviation in the axes of the input file."""
-    labels = _labels(series, settings)
-    of_samples = settings.sampler == "posterior"
+    labels = _labels(series, settings, result)
     for path, volume, kind in (
-        (files.mean, result.mean, "mean of the samples" if of_samples else "mean"),
+        (files.mean, result.mean, f"mean, method {settings.sampling.method}"),
         (files.std, result.std, "standard deviation of the samples, uncalibrated"),
     ):
         write.write_mrc(
@@ -205,12 +230,13 @@ def _write_volumes(
         )
 
 
-def _labels(series: TiltSeries, settings: Settings) -> list[str]:
+def _labels(series: TiltSeries, settings: Settings, result: Any) -> list[str]:
     """MRC labels that still tell a lost file's origin."""
     low, high = series.angles_deg[0], series.angles_deg[-1]
+    used, made = settings.sampling, result.provenance
     return [
-        f"prior {settings.prior}, seed {settings.seed}, sampler {settings.sampler}",
-        f"{settings.samples} samples of {settings.steps} steps",
+        f"prior {used.prior}, seed {settings.seed}, method {used.method}",
+        f"{made['num_samples']} samples of {made['num_steps']} steps",
         f"input sha256 {series.sha256[:16]}",
         f"{series.num_tilts} tilts from {low:g} to {high:g} degrees",
     ]
@@ -254,7 +280,7 @@ def _write_report(
         reference=reference,
         footer=[
             f"temdiff_jax {environment.own_version()}; "
-            + "; ".join(_labels(series, settings)),
+            + "; ".join(_labels(series, settings, result)),
             "temdiff " + shlex.join(session.arguments),
             *(f"warning: {line}" for line in series.warnings),
             *_doubts(result.provenance),
@@ -265,7 +291,7 @@ def _write_report(
 
 
 def _doubts(provenance: dict[str, Any]) -> list[str]:
-    """Misalignment, and tilts that the weighting hardly believes, a line each."""
+    """Misalignment, and tilts that hardly count, a line each."""
     record = provenance.get("weighting", {})
     lines = [
         f"warning: tilt at {tilt['angle_deg']:g} degrees disagrees with the others, "

@@ -20,16 +20,22 @@ from jax import lax
 
 
 class Predictor(NamedTuple):
-    """Best guess of the clean volume: ``(x, sigma, aux) -> (x0, aux)``."""
+    """Best guess of the clean volume: ``(x, sigma, aux) -> (x0, aux)``.
 
-    init: Callable[[], Any]
+    ``init(x)`` gives the first aux for arrays like ``x [b, ...]``.
+    """
+
+    init: Callable[[jax.Array], Any]
     apply: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
 
 class Constraint(NamedTuple):
-    """Pulls a guess toward the data: ``(x0, sigma, aux) -> (x0, aux)``."""
+    """Pulls a guess toward the data: ``(x0, sigma, aux) -> (x0, aux)``.
 
-    init: Callable[[], Any]
+    ``init(x)`` gives the first aux for arrays like ``x [b, ...]``.
+    """
+
+    init: Callable[[jax.Array], Any]
     apply: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
 
@@ -57,12 +63,12 @@ class Info(NamedTuple):
 
 def predictor(function: Callable[[jax.Array, jax.Array], jax.Array]) -> Predictor:
     """A denoiser without memory."""
-    return Predictor(lambda: (), lambda x, sigma, aux: (function(x, sigma), aux))
+    return Predictor(lambda x: (), lambda x, sigma, aux: (function(x, sigma), aux))
 
 
 def constraint(function: Callable[[jax.Array, jax.Array], jax.Array]) -> Constraint:
     """A constraint without memory."""
-    return Constraint(lambda: (), lambda x0, sigma, aux: (function(x0, sigma), aux))
+    return Constraint(lambda x: (), lambda x0, sigma, aux: (function(x0, sigma), aux))
 
 
 def identity() -> Constraint:
@@ -79,7 +85,7 @@ def constrain(inner: Predictor, rule: Constraint) -> Predictor:
         x0, other = rule.apply(x0, sigma, other)
         return x0, (own, other)
 
-    return Predictor(lambda: (inner.init(), rule.init()), apply)
+    return Predictor(lambda x: (inner.init(x), rule.init(x)), apply)
 
 
 def chain(first: Constraint, second: Constraint) -> Constraint:
@@ -91,10 +97,15 @@ def chain(first: Constraint, second: Constraint) -> Constraint:
         x0, b = second.apply(x0, sigma, b)
         return x0, (a, b)
 
-    return Constraint(lambda: (first.init(), second.init()), apply)
+    return Constraint(lambda x: (first.init(x), second.init(x)), apply)
 
 
-def within(rule: Constraint, *, low: float = 0.0, high: float = jnp.inf) -> Constraint:
+def within(
+    rule: Constraint,
+    *,
+    low: float | jax.Array = 0.0,
+    high: float | jax.Array = jnp.inf,
+) -> Constraint:
     """Applies a constraint only for ``low <= sigma <= high``."""
 
     def apply(x0, sigma, aux):
@@ -122,7 +133,7 @@ def every(rule: Constraint, count: int) -> Constraint:
         )
         return x0, (calls + 1, own)
 
-    return Constraint(lambda: (jnp.int32(0), rule.init()), apply)
+    return Constraint(lambda x: (jnp.int32(0), rule.init(x)), apply)
 
 
 def then(kernel: Kernel, change: Callable[..., jax.Array], *, every: int = 1) -> Kernel:
@@ -229,7 +240,7 @@ def ddim(guess: Predictor, *, eta: float | jax.Array = 0.0) -> Kernel:
     """
 
     def init(x):
-        return State(x, jnp.zeros_like(x), guess.init())
+        return State(x, jnp.zeros_like(x), guess.init(x))
 
     def step(key, state, sigma, sigma_next):
         x0, aux = guess.apply(state.x, sigma, state.aux)

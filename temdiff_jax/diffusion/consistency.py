@@ -1,7 +1,7 @@
 """Data consistency: pulls a guessed volume to the measured tilts.
 
 Rules act on a ``Measurement``: any linear operator given as functions, so that the
-same code runs on a small matrix and on the projector.
+same code runs on a small matrix and on the projector, under any ``Precision``.
 
     P1  sart                  one simultaneous row-action sweep
     P2  proximal              the error of the guess is white
@@ -16,7 +16,6 @@ sampler's and knows the projector and its metric.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +24,8 @@ from jax import lax
 from temdiff_jax.diffusion import algebra
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse import cg
-from temdiff_jax.inverse.quadratic import Metric
-from temdiff_jax.inverse.quadratic import proximal_update as proximal_update
-from temdiff_jax.projector.project import backproject, project
+from temdiff_jax.inverse.problem import Measurement
+from temdiff_jax.inverse.quadratic import Metric, proximal_update
 
 # How much less sure than inside a guess is beside the field of view, where it is the
 # quadratic estimate, in series of wide range: OUTSIDE times from the second of these
@@ -36,39 +34,6 @@ OUTSIDE = 10.0
 OUTSIDE_FROM_DEG = (20.0, 40.0)
 # (key, guess [b, ...], variance of its error) -> sample [b, ...]
 ConditionalDraw = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-
-
-class ResidualFrame(NamedTuple):
-    """How sampler variables stand for volumes.
-
-    ``volume = base + unit * residual`` inside the field of view; the margin keeps
-    ``base``.
-
-    Attributes:
-      base: Quadratic estimate over the wide volume, ``[z, x, y]``, normalised.
-      unit: Intensity of one unit of the residual, scalar.
-      tilts: Normalised tilts ``[n_tilts, u, y]``.
-      weight: Data precision.
-    """
-
-    base: jax.Array
-    unit: jax.Array
-    tilts: jax.Array
-    weight: jax.Array
-
-
-def to_volume(
-    residual: jax.Array, frame: ResidualFrame, geometry: TiltGeometry
-) -> jax.Array:
-    """Wide normalised volume of a residual ``[z, x, y]`` over the field of view."""
-    return frame.base + frame.unit * geometry.pad_lateral(residual)
-
-
-def to_residual(
-    volume: jax.Array, frame: ResidualFrame, geometry: TiltGeometry
-) -> jax.Array:
-    """Inverse of ``to_volume`` inside the field of view."""
-    return geometry.crop(volume - frame.base) / frame.unit
 
 
 def guess_spread(
@@ -96,8 +61,7 @@ def guess_spread(
 
 
 def proximal_consistency(
-    frame: ResidualFrame,
-    geometry: TiltGeometry,
+    data: Measurement,
     metric: Metric,
     *,
     num_iters: int,
@@ -105,98 +69,41 @@ def proximal_consistency(
 ) -> algebra.Constraint:
     """Weighted proximal update around every guess (P2, P4).
 
-    The metric is the precision of a guess made without knowing the residual; at
+    The metric is the precision of a guess made without knowing the variable; at
     noise level s the guess is sharper by ``r^2 = s^2 / (s^2 + 1)``, and the metric
     is divided by it.
 
     Args:
-      frame: Data and units.
-      geometry: Rays.
+      data: View of a ``Problem``, which the metric is of.
       metric: g and e at infinite noise, inverse squared normalised intensity.
       num_iters: Conjugate-gradient steps.
       outside: See ``guess_spread``; no noise level sharpens the margin.
 
     Returns:
-      A constraint on residuals ``[b, z, x, y]``.
+      A constraint on variables ``[b, z, x, y]``.
     """
+    problem, frame = data.problem, data.frame
+    if problem is None or frame is None:
+        raise ValueError(
+            "proximal_consistency: expected the view of a Problem, got another "
+            "operator; use proximal"
+        )
 
-    def one(residual, sigma):
+    def one(variable, sigma):
         spread = sigma**2 / (sigma**2 + 1.0)
         here = Metric(metric.smoothness / spread, metric.ridge / spread)
-        volume = to_volume(residual, frame, geometry)
         volume, _ = proximal_update(
-            volume,
-            frame.tilts,
-            geometry,
-            frame.weight,
+            problem.to_volume(variable, frame),
+            problem.tilts,
+            problem.geometry,
+            problem.precision,
             here,
             num_iters=num_iters,
-            spread=guess_spread(geometry, outside, jnp.sqrt(spread)),
+            spread=guess_spread(problem.geometry, outside, jnp.sqrt(spread)),
         )
-        return to_residual(volume, frame, geometry)
+        return problem.to_variable(volume, frame)
 
-    def apply(x0, sigma):
-        return jax.vmap(one, (0, None))(x0, jnp.asarray(sigma, x0.dtype))
-
-    return algebra.constraint(apply)
-
-
-class Measurement(NamedTuple):
-    """Data ``y = A x + n`` with ``n ~ N(0, 1 / weight)``, of one volume.
-
-    Attributes:
-      forward: A, of one volume ``[...]``, without a batch.
-      adjoint: A^T, exact.
-      data: y.
-      weight: W, precision of every datum, broadcastable to them; 0 where masked.
-    """
-
-    forward: Callable[[jax.Array], jax.Array]
-    adjoint: Callable[[jax.Array], jax.Array]
-    data: jax.Array
-    weight: jax.Array | float
-
-    def residual(self, x: jax.Array) -> jax.Array:
-        """``y - A x``."""
-        return self.data - self.forward(x)
-
-    def pull(self, residual: jax.Array) -> jax.Array:
-        """``A^T W r``."""
-        return self.adjoint(self.weight * residual)
-
-    def normal(self, x: jax.Array) -> jax.Array:
-        """``A^T W A x``."""
-        return self.pull(self.forward(x))
-
-    def unweighted(self) -> Measurement:
-        """The same with W = 1, masked data apart."""
-        seen = jnp.where(jnp.asarray(self.weight) > 0, 1.0, 0.0)
-        return self._replace(weight=seen.astype(self.data.dtype))
-
-    def empty(self) -> jax.Array:
-        """A volume of zeros."""
-        like = jax.eval_shape(self.adjoint, self.data)
-        return jnp.zeros(like.shape, like.dtype)
-
-    def noise_std(self) -> jax.Array:
-        """Root mean variance of the data that are not masked."""
-        weight = jnp.broadcast_to(self.weight, self.data.shape)
-        seen = weight > 0
-        variance = jnp.where(seen, 1.0 / jnp.where(seen, weight, 1.0), 0.0)
-        return jnp.sqrt(jnp.sum(variance) / jnp.maximum(jnp.sum(seen), 1))
-
-
-def projector_measurement(frame: ResidualFrame, geometry: TiltGeometry) -> Measurement:
-    """Tilts as linear data about a residual ``[z, x, y]`` over the field of view."""
-
-    def forward(residual):
-        return project(frame.unit * geometry.pad_lateral(residual), geometry)
-
-    def adjoint(tilts):
-        return frame.unit * geometry.crop(backproject(tilts, geometry))
-
-    data = frame.tilts - project(frame.base, geometry)
-    return Measurement(forward, adjoint, data, frame.weight)
+    return _each(one)
 
 
 def largest_curvature(problem: Measurement, *, num_iters: int = 20) -> jax.Array:
@@ -283,21 +190,31 @@ def proximal_voxelwise(
     return algebra.constraint(apply)
 
 
-def gradient(problem: Measurement, step: float | jax.Array) -> algebra.Constraint:
+def gradient(
+    problem: Measurement,
+    step: float | jax.Array | Callable[[jax.Array], jax.Array],
+) -> algebra.Constraint:
     """One gradient step, ``x0 + step A^T W (y - A x0)``.
 
-    Stable for step < 2 / ``largest_curvature``.
+    Stable for step < 2 / ``largest_curvature``; it may be a function of the level.
     """
-    return _each(lambda x0, sigma: x0 + step * problem.pull(problem.residual(x0)))
+
+    def one(x0, sigma):
+        size = step(sigma) if callable(step) else step
+        return x0 + size * problem.pull(problem.residual(x0))
+
+    return _each(one)
 
 
 def sart(
     problem: Measurement, *, relaxation: float | jax.Array = 1.0, num_sweeps: int = 1
 ) -> algebra.Constraint:
-    """P1: sweeps of ``x0 + c A^T[W (y - A x0) / (A 1)] / (A^T W)``, element by element.
+    """P1: sweeps of ``x0 + c A^T[R W R (y - A x0)] / (A^T w)``, ``R^2 = 1 / (A 1)``.
 
-    Simultaneous over all rays.  Rays of no length and voxels of no ray are left
-    alone.  A must be non-negative, as a projector is.
+    Simultaneous over all rays.  w is the precision of the independent errors, W that
+    of all: coherent errors only lower it, so that the step stays stable.  Rays of no
+    length and voxels of no ray are left alone.  A must be non-negative, as a projector
+    is.
 
     Args:
       problem: Data.
@@ -312,12 +229,15 @@ def sart(
 
     def one(x0, sigma):
         lengths = problem.forward(jnp.ones_like(x0))
-        total = problem.pull(jnp.ones_like(problem.data))
+        independent = jnp.broadcast_to(problem.precision.weight, problem.data.shape)
+        total = problem.adjoint(independent.astype(x0.dtype))
         rays, voxels = lengths > 0, total > 0
+        root = jnp.where(rays, 1.0 / jnp.sqrt(jnp.where(rays, lengths, 1.0)), 0.0)
 
         def sweep(x, _):
-            per_length = problem.residual(x) / jnp.where(rays, lengths, 1.0)
-            pulled = problem.pull(jnp.where(rays, per_length, 0.0))
+            pulled = problem.adjoint(
+                root * (problem.precision * (root * problem.residual(x)))
+            )
             step = jnp.where(voxels, pulled / jnp.where(voxels, total, 1.0), 0.0)
             return x + relaxation * step, None
 
@@ -348,14 +268,14 @@ def replace_range(problem: Measurement, *, num_iters: int) -> algebra.Constraint
         return jnp.vdot(values, values).real
 
     def one(x0, sigma):
-        residual = problem.weight * problem.residual(x0)
+        residual = problem.precision * problem.residual(x0)
         descent = problem.adjoint(residual)
         first = square(descent)
         enough = (1e3 * jnp.finfo(x0.dtype).eps) ** 2 * first
 
         def step(carry, _):
             x, residual, direction, size = carry
-            image = problem.weight * problem.forward(direction)
+            image = problem.precision * problem.forward(direction)
             length = square(image)
             going = (size > enough) & (length > 0)
             alpha = jnp.where(going, size / jnp.where(length > 0, length, 1.0), 0.0)
@@ -377,13 +297,14 @@ def pseudo_inverse(problem: Measurement, *, num_iters: int) -> jax.Array:
     """``A^+ y`` with W = 1, one volume."""
     zero = problem.empty()
     rule = replace_range(problem, num_iters=num_iters)
-    return rule.apply(zero[None], jnp.ones((), zero.dtype), rule.init())[0][0]
+    batch = zero[None]
+    return rule.apply(batch, jnp.ones((), zero.dtype), rule.init(batch))[0][0]
 
 
 def perturb_and_solve(problem: Measurement, *, num_iters: int) -> ConditionalDraw:
     """Exact draws from ``exp(-|y - A x|_W^2 / 2 - |x - x0|^2 / (2 v))``.
 
-        (v A^T W A + I) u = sqrt(v) A^T W^(1/2) (W^(1/2) (y - A x0) + n1) + n2
+        (v A^T W A + I) u = sqrt(v) A^T (W (y - A x0) + L^T n1) + n2,   W = L^T L
         x = x0 + sqrt(v) u,   n1, n2 standard normal
 
     Source: Papandreou and Yuille, NeurIPS 2010.
@@ -394,7 +315,7 @@ def perturb_and_solve(problem: Measurement, *, num_iters: int) -> ConditionalDra
         noise = jax.random.normal(key_data, problem.data.shape, x0.dtype)
         fresh = jax.random.normal(key_volume, x0.shape, x0.dtype)
         disturbed = problem.pull(problem.residual(x0)) + problem.adjoint(
-            jnp.sqrt(problem.weight) * noise
+            problem.precision.whiten_transpose(noise)
         )
         step, _ = cg.conjugate_gradient(
             lambda u: u + root**2 * problem.normal(u),

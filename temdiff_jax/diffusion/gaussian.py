@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from temdiff_jax.diffusion import algebra
-from temdiff_jax.diffusion.consistency import Measurement
 from temdiff_jax.errors import InputError
+from temdiff_jax.inverse.problem import Measurement
 
 # (denoiser, measurement) -> sampler, as the functions of ``methods``
 MakeSampler = Callable[

@@ -7,7 +7,7 @@ Tweedie's formula turns a likelihood of the noisy volume into a better guess:
 with J the Jacobian of the denoiser and q the gradient of a modelled log-likelihood
 with respect to x0.  ``guide`` is that transform for any q; a solver around it follows
 the guided score as it follows the plain one.  Papers that instead add a multiple of
-``J^T q`` to x after a step use ``pull_back`` with ``algebra.then``.
+``J^T q`` to x after a step use ``with_gradient`` and ``algebra.then``.
 
 One back-propagation through the network costs two to four times its memory.  The
 published samplers that need it are in ``methods.guided``.
@@ -23,8 +23,8 @@ import optax
 from jax import lax
 
 from temdiff_jax.diffusion import algebra
-from temdiff_jax.diffusion.consistency import Measurement
 from temdiff_jax.inverse import cg
+from temdiff_jax.inverse.problem import Measurement
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 # (x0 [b, ...], sigma) -> gradient of a log-likelihood with respect to x0, [b, ...]
@@ -42,14 +42,15 @@ def guide(inner: algebra.Predictor, direction: Direction) -> algebra.Predictor:
     return algebra.Predictor(inner.init, apply)
 
 
-def pull_back(denoise: Denoiser, direction: Direction) -> Direction:
-    """``(x, s) -> J^T q(D(x), s)``."""
+def with_gradient(denoise: Denoiser, direction: Direction) -> algebra.Predictor:
+    """The plain guess D, whose aux is ``J^T q(D, s)``: both from one call of D."""
 
-    def apply(x, sigma):
+    def apply(x, sigma, aux):
+        del aux
         x0, pull = jax.vjp(lambda x: denoise(x, sigma), x)
-        return pull(direction(x0, sigma))[0]
+        return x0, pull(direction(x0, sigma))[0]
 
-    return apply
+    return algebra.Predictor(jnp.zeros_like, apply)
 
 
 def sure_guess(problem: Measurement) -> Direction:
@@ -69,7 +70,7 @@ def residual_norm(problem: Measurement) -> Direction:
     problem = problem.unweighted()
 
     def one(x0):
-        residual = jnp.sqrt(problem.weight) * problem.residual(x0)
+        residual = problem.precision * problem.residual(x0)
         norm = jnp.linalg.norm(residual)
         return problem.pull(residual) / jnp.where(norm > 0, norm, 1.0)
 
@@ -120,21 +121,24 @@ def moment_matching(
     Source: Rozet et al., NeurIPS 2024 (MMPS, arXiv 2405.13712); the same covariance in
     Boys et al. (TMPD, arXiv 2310.06721).
     """
-    # W^(1/2) on both sides keeps the system symmetric and allows W = 0.
-    root = jnp.sqrt(jnp.asarray(problem.weight))
+    # L of ``W = L^T L`` on both sides keeps the system symmetric and allows W = 0.
+    precision = problem.precision
+
+    def spread_out(pull, white):
+        return pull(problem.adjoint(precision.whiten_transpose(white)))[0]
 
     def one(x, sigma):
         x0, pull = jax.vjp(lambda x: denoise(x[None], sigma)[0], x)
 
         def operator(q):
-            spread = sigma**2 * pull(problem.adjoint(root * q))[0]
-            return q + root * problem.forward(spread)
+            spread = sigma**2 * spread_out(pull, q)
+            return q + precision.whiten(problem.forward(spread))
 
-        rhs = root * problem.residual(x0)
+        rhs = precision.whiten(problem.residual(x0))
         q, _ = cg.conjugate_gradient(
             operator, rhs, jnp.zeros_like(rhs), num_iters=num_iters
         )
-        return x0 + sigma**2 * pull(problem.adjoint(root * q))[0]
+        return x0 + sigma**2 * spread_out(pull, q)
 
     return algebra.predictor(
         lambda x, sigma: jax.vmap(one, (0, None))(x, jnp.asarray(sigma, x.dtype))
@@ -157,7 +161,9 @@ def classifier_free(
         without, second = unconditional.apply(x, sigma, second)
         return (1.0 + amount) * with_it - amount * without, (first, second)
 
-    return algebra.Predictor(lambda: (conditional.init(), unconditional.init()), apply)
+    return algebra.Predictor(
+        lambda x: (conditional.init(x), unconditional.init(x)), apply
+    )
 
 
 def search_input(
@@ -182,7 +188,7 @@ def search_input(
     def squares(unit, sigma):
         x0 = denoise(unit * jnp.sqrt(1.0 + sigma**2), sigma)
         residual = jax.vmap(problem.residual)(x0)
-        square = problem.weight * residual**2
+        square = residual * jax.vmap(lambda r: problem.precision * r)(residual)
         return jnp.sum(square, axis=tuple(range(1, square.ndim)))
 
     def apply(x, sigma):

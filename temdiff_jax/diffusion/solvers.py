@@ -28,7 +28,7 @@ MAX_CHURN = 2.0**0.5 - 1.0
 
 
 def _plain_init(guess: Predictor):
-    return lambda x: State(x, jnp.zeros_like(x), guess.init())
+    return lambda x: State(x, jnp.zeros_like(x), guess.init(x))
 
 
 def _info(sigma, x, before) -> Info:
@@ -43,6 +43,11 @@ def ancestral(guess: Predictor) -> Kernel:
     Source: Ho et al., NeurIPS 2020 (DDPM), equations 6 and 7 (the smaller variance).
     """
     return ddim(guess, eta=1.0)
+
+
+def dpm_solver_2m_sde(guess: Predictor) -> Kernel:
+    """``dpm_solver_2m`` with eta = 1: the SDE form, second order in its drift."""
+    return dpm_solver_2m(guess, eta=1.0)
 
 
 def euler(guess: Predictor) -> Kernel:
@@ -133,7 +138,7 @@ def dpm_solver_2m(guess: Predictor, *, eta: float | jax.Array = 0.0) -> Kernel:
     """
 
     def init(x):
-        return State(x, jnp.zeros_like(x), (guess.init(), jnp.zeros((), x.dtype)))
+        return State(x, jnp.zeros_like(x), (guess.init(x), jnp.zeros((), x.dtype)))
 
     def step(key, state, sigma, sigma_next):
         inner, last = state.aux
@@ -223,7 +228,7 @@ def renoise(
     rule = algebra.identity() if rule is None else rule
 
     def init(x):
-        return State(x, jnp.zeros_like(x), (guess.init(), rule.init()))
+        return State(x, jnp.zeros_like(x), (guess.init(x), rule.init(x)))
 
     def step(key, state, sigma, sigma_next):
         own, other = state.aux
@@ -252,7 +257,7 @@ def noise_matched(
     """
 
     def init(x):
-        return State(x, jnp.zeros_like(x), (guess.init(), rule.init()))
+        return State(x, jnp.zeros_like(x), (guess.init(x), rule.init(x)))
 
     def step(key, state, sigma, sigma_next):
         own, other = state.aux
@@ -324,7 +329,7 @@ def averaged(guess: Predictor, rule: Constraint, *, count: int) -> Kernel:
     """
 
     def init(x):
-        return State(x, jnp.zeros_like(x), (guess.init(), rule.init()))
+        return State(x, jnp.zeros_like(x), (guess.init(x), rule.init(x)))
 
     def step(key, state, sigma, sigma_next):
         own, other = state.aux
@@ -352,7 +357,7 @@ def blended(guess: Predictor, rule: Constraint) -> Kernel:
     """
 
     def init(x):
-        return State(x, jnp.zeros_like(x), (guess.init(), rule.init()))
+        return State(x, jnp.zeros_like(x), (guess.init(x), rule.init(x)))
 
     def step(key, state, sigma, sigma_next):
         own, other = state.aux

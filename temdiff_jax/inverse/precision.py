@@ -22,10 +22,12 @@ Source: Woodbury, Inverting modified matrices, Princeton (1950); Hager, SIAM Rev
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 
 @jax.tree_util.register_dataclass
@@ -117,6 +119,22 @@ class Precision:
         coherent = jax.random.normal(key_modes, self.strength.shape, weight.dtype)
         return drawn + jnp.where(seen, self._expand(coherent), 0.0)
 
+    def seen(self) -> jax.Array:
+        """Which pixels are not masked, broadcastable to the tilts."""
+        return jnp.asarray(self.weight) > 0
+
+    def independent_variance(self) -> jax.Array:
+        """``D``, 0 where masked, broadcastable to the tilts."""
+        seen = self.seen()
+        return jnp.where(seen, 1.0 / jnp.where(seen, self.weight, 1.0), 0.0)
+
+    def variance(self) -> jax.Array:
+        """``diag(Sigma)``, 0 where masked, broadcastable to the tilts."""
+        if self.modes is None:
+            return self.independent_variance()
+        coherent = jnp.where(self.seen(), jnp.sum(self.modes**2, axis=1), 0.0)
+        return self.independent_variance() + coherent
+
     def diagonal_part(self) -> jax.Array:
         """``diag(Sigma^-1)``, broadcastable to the tilts: precision pixel by pixel."""
         if self.modes is None or self.strength is None:
@@ -128,7 +146,10 @@ class Precision:
 
     def per_tilt(self, shape: tuple[int, int, int]) -> jax.Array:
         """Mean of ``diagonal_part`` over each tilt, ``[n_tilts, 1, 1]``."""
-        spread = jnp.broadcast_to(self.diagonal_part(), shape)
+        diagonal = self.diagonal_part()
+        if diagonal.shape[1:] == (1, 1):
+            return diagonal
+        spread = jnp.broadcast_to(diagonal, shape)
         count = _over_detector(jnp.ones_like(spread), self.axis_name)
         return (_over_detector(spread, self.axis_name) / count)[:, None, None]
 
@@ -158,6 +179,13 @@ class Precision:
         above = jnp.sqrt(1 + self.strength)
         within = self._project(root * white) / (above * (above + 1))
         return white - root * self._expand(within)
+
+
+def as_precision(weight: Precision | ArrayLike) -> Precision:
+    """A precision as it is; an inverse variance as independent errors."""
+    if hasattr(weight, "__array__") or isinstance(weight, int | float):
+        return Precision(jnp.asarray(weight))
+    return cast(Precision, weight)  # or what stands for one while trees are rebuilt
 
 
 def diagonal(weight: jax.Array, *, axis_name: str | None = None) -> Precision:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.quadratic import Metric, proximal_update
 
 
@@ -26,27 +26,17 @@ class TikhonovSettings(NamedTuple):
     num_iters: int = 40
 
 
-def tikhonov_normalised(
-    tilts: jax.Array,
-    geometry: TiltGeometry,
-    weight: jax.Array,
-    settings: TikhonovSettings,
-) -> jax.Array:
-    """Estimate for normalised tilts (mean removed, contrast 1), core layout.
-
-    Args:
-      tilts: ``[n_tilts, u, y]``, see ``noise.normalise_tilts``.
-      geometry: Rays.
-      weight: Data precision, broadcastable to the tilts.
-      settings: Smoothness, ridge, steps.
-
-    Returns:
-      ``[z, x, y]``, the wide volume, normalised.
-    """
-    start = jnp.zeros(geometry.volume_shape, tilts.dtype)
+def tikhonov_normalised(problem: Problem, settings: TikhonovSettings) -> jax.Array:
+    """The estimate: normalised wide volume ``[z, x, y]``."""
+    start = jnp.zeros(problem.geometry.volume_shape, problem.tilts.dtype)
     metric = Metric(settings.smoothness, settings.ridge)
     volume, _ = proximal_update(
-        start, tilts, geometry, weight, metric, num_iters=settings.num_iters
+        start,
+        problem.tilts,
+        problem.geometry,
+        problem.precision,
+        metric,
+        num_iters=settings.num_iters,
     )
     return volume
 

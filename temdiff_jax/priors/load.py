@@ -6,12 +6,13 @@ anything is parsed; a prior given by its path is checked against its own card.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +32,20 @@ MAX_BYTES = 4 * 2**30
 MAX_HEADER_BYTES = 2**25
 
 
-class Prior(NamedTuple):
-    """A network with its weights and what is needed to use it.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "residual_scale", "metric_mean", "metric_sample"],
+    meta_fields=["network"],
+    drop_fields=["card", "sha256"],
+)
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """A network with its weights and what is needed to use it; a pytree.
+
+    Compiled programs are given all of it but the card and the checksum.
 
     Attributes:
-      network: Pure functions.
+      network: Pure functions; static.
       params: Weights, float32, plain nested dicts.
       residual_scale: Spread of the residual by range, noise, ...
       metric_mean: Error precision of the one-call estimate (see consistency).
@@ -49,8 +59,8 @@ class Prior(NamedTuple):
     residual_scale: ResidualScale
     metric_mean: Metric
     metric_sample: Metric
-    card: dict[str, Any]
-    sha256: str
+    card: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    sha256: str = dataclasses.field(default="", compare=False)
 
 
 def _registry() -> dict[str, dict[str, str]]:

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from temdiff_jax.errors import InputError
-from temdiff_jax.geometry import CONVENTION, TiltGeometry
-from temdiff_jax.inverse.precision import Precision
-from temdiff_jax.inverse.tikhonov import TikhonovSettings, settings_for
+from temdiff_jax.geometry import CONVENTION
+from temdiff_jax.inverse.problem import Problem
+from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.priors import Prior, load_prior, range_verdict
-from temdiff_jax.reconstruction import posterior
+from temdiff_jax.reconstruction.methods import (
+    Estimate,
+    Method,
+    check_network,
+    method_of,
+    on_host,
+)
+from temdiff_jax.reconstruction.sample import MakeSampler
+from temdiff_jax.reconstruction.settings import (
+    Rule,
+    Schedule,
+    Settings,
+    Solver,
+    check_windows,
+)
 from temdiff_jax.series import checks, inputs, preparation
 from temdiff_jax.series import weighting as weighting_lib
 
-SAMPLERS = ("default", "mean", "posterior")
-DEFAULT_SAMPLES = 8
-DEFAULT_STEPS = 8
 # By table T1, see docs/weighting.md.
 DEFAULT_WEIGHTING = "adaptive"
 Progress = Callable[[int, int, str], None]
@@ -37,12 +47,13 @@ class Result:
     Everything per tilt is in the order of the tilts that were given.
 
     Attributes:
-      mean: The conditional mean by one call of the network and one projection
-        update; for "posterior" the mean of the samples.
-      std: Standard deviation over the posterior samples; zeros for "mean".
-      samples: ``[s, z, y, x]`` when asked for.
+      mean: The best guess of the method: for "default" the conditional mean by one
+        call of the network and one pull to the tilts.
+      std: Standard deviation over the posterior samples; zeros where a method draws
+        none.
+      samples: ``[s, z, y, x]`` when asked for and drawn.
       tikhonov: The quadratic estimate from the same tilts, for comparison.
-      reprojection: Projection of ``mean`` (margin included), input units.
+      reprojection: ``mean`` projected, in line integrals of the sense of the input.
       residual: ``reprojection`` minus measured line integrals.
       chi2: Per tilt, mean squared residual over its variance, masked pixels apart; 1
         is what was expected.  The factor of a tilt that disagrees does not hide in it.
@@ -61,25 +72,13 @@ class Result:
     provenance: dict[str, Any]
 
 
-class _Choices(NamedTuple):
-    """How to reconstruct, checked."""
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A method with its network and its settings, checked; see ``choose``."""
 
-    prior: Prior
-    sampler: str
-    num_samples: int
-    num_steps: int
-    key: jax.Array
-    options: posterior.Options
-    knobs: posterior.Knobs
-    weighting: str
-    spread: weighting_lib.Spread | None
-
-
-class _Drawn(NamedTuple):
-    """Samples ``[s, z, x, y]``, input units; their mean, wide and normalised."""
-
-    kept: np.ndarray
-    wide: jax.Array
+    method: Method
+    prior: Prior | None
+    settings: Settings
 
 
 def reconstruct(
@@ -88,9 +87,13 @@ def reconstruct(
     *,
     thickness: int | None = None,
     prior: str | Path | Prior = "default",
-    sampler: str = "default",
-    num_samples: int | None = DEFAULT_SAMPLES,
+    method: str | Method | MakeSampler = "default",
+    rule: str | Rule | None = None,
+    solver: str | Solver | None = None,
+    schedule: str | Schedule | None = None,
+    num_samples: int | None = None,
     num_steps: int | None = None,
+    settings: Settings | None = None,
     key: int | jax.Array = 0,
     voxel_size_angstrom: float | None = None,
     log: str = "off",
@@ -99,8 +102,6 @@ def reconstruct(
     weighting: str = DEFAULT_WEIGHTING,
     spread: weighting_lib.Spread | None = None,
     keep_samples: bool = False,
-    options: posterior.Options | None = None,
-    knobs: posterior.Knobs | None = None,
     on_progress: Progress | None = None,
 ) -> Result:
     """Reconstructs a volume from a tilt series of any range.
@@ -111,10 +112,19 @@ def reconstruct(
       angles: Degrees, one per tilt, in any order.
       thickness: Slab thickness in voxels; default the tilts' width.
       prior: Name or path of a released prior, or a loaded one.
-      sampler: "default" takes the mean from one call of the network and the spread
-        from posterior samples; "mean" leaves out the samples, "posterior" the call
-        (the mean of a few samples still holds their scatter: docs/reports/results.md).
-      num_samples, num_steps: Posterior samples; noise levels of each, default 8.
+      method: A name of ``methods.table()``, which `temdiff methods` prints, a row of
+        it, or a function as those of ``diffusion.methods``.  "default" takes the mean
+        from one call of the network and the spread from posterior samples; "mean"
+        leaves out the samples, "posterior" the call (the mean of a few samples still
+        holds their scatter: docs/reports/results.md).
+      rule: How guesses are pulled to the tilts, a name of ``diffusion.methods.RULES``
+        or a function from a ``Measurement`` to a ``Constraint``; of "default", "mean"
+        and "posterior", in volume and samples alike.
+      solver, schedule: A name of ``diffusion.methods.SOLVERS``, of ``SCHEDULES``, or a
+        function, see ``Settings``.
+      num_samples, num_steps: Posterior samples, and noise levels of each; default
+        those of the method.
+      settings: Further choices; what is given beside it overrules it.
       key: Seed or typed JAX key.
       voxel_size_angstrom: Recorded in the provenance.
       log: "off": tilts are line integrals; "on": bright-field intensities, of
@@ -124,139 +134,170 @@ def reconstruct(
       tilt_weights: Trust in each tilt, [0, 1]; 0 leaves it out.
       weighting: "off", one noise level per tilt; "robust", masks and a factor for
         each tilt that disagrees; "adaptive", the variances of a misalignment as well,
-        as large as the series speaks for; "low-rank" or, pixel by pixel, "diagonal",
-        of one as large as ``spread`` (docs/weighting.md, "Which to choose").
+        estimated from the series; "low-rank" or, pixel by pixel, "diagonal", of one as
+        large as ``spread`` (docs/weighting.md, "Which to choose").
       spread: What is known of that misalignment; ``None``: nothing.
       keep_samples: Return all samples.
-      options, knobs: Of the sampler; see ``posterior``.
       on_progress: Called with (done, total, message) as work proceeds.
 
     Raises:
       InputError: Anything wrong with the input; one line with expected, got and
         what to do.
     """
+    choice = choose(
+        method,
+        prior,
+        settings,
+        rule=rule,
+        solver=solver,
+        schedule=schedule,
+        num_samples=num_samples,
+        num_steps=num_steps,
+    )
+    options = preparation.SeriesOptions(
+        thickness,
+        voxel_size_angstrom,
+        log,
+        contrast,
+        tilt_weights,
+        weighting,
+        spread,
+    )
     started = time.monotonic()
-    choices = _choose(
-        prior, sampler, num_samples, num_steps, key, options, knobs, weighting, spread
-    )
-    job = preparation.enter(
-        tilts, angles, thickness, voxel_size_angstrom, log, contrast, tilt_weights
-    )
-    calls = 0 if choices.sampler == "posterior" else 1
-    draws = 0 if choices.sampler == "mean" else choices.num_samples
-    total = 1 + calls + draws * choices.num_steps
+    seed, job = checks.check_key(key), preparation.check_series(tilts, angles, options)
+    total = 1 + choice.method.steps(choice.settings)
 
     def tell(done: int, text: str) -> None:
         if on_progress is not None:
             on_progress(done, total, text)
 
     tell(0, "quadratic estimate")
-    settings = settings_for(job.series.angles_deg)
-    ready, trusted = preparation.prepare(
-        job, settings, choices.weighting, choices.spread
-    )
-    tell(1, "compiling the sampler (first run)")
-    here = (choices, ready, job.geometry)
-    found = []
-    if calls:
-        found.append(_call_once(*here))
-        tell(2, "sampling" if draws else "done")
-    if draws:
-        found.append(_draw_samples(*here, lambda n, text: tell(1 + calls + n, text)))
-    provenance = _provenance(choices, job, settings, time.monotonic() - started)
-    provenance["weighting"] = trusted
-    return _leave(found[0], found[-1], ready, job, keep_samples, provenance)
+    problem, weighed = preparation.prepare(job, settings_for(job.series.angles_deg))
+    tell(1, "compiling (first run)")
+    found = _run(choice, seed, problem, lambda done, text: tell(1 + done, text))
+    record = _provenance(choice, job, seed) | {"weighting": weighed}
+    record["seconds"] = time.monotonic() - started
+    return _result(found, problem, job, keep_samples, record)
 
 
-def _choose(
-    prior: str | Path | Prior,
-    sampler: str,
-    num_samples: int | None,
-    num_steps: int | None,
-    key: int | jax.Array,
-    options: posterior.Options | None,
-    knobs: posterior.Knobs | None,
-    weighting: str,
-    spread: weighting_lib.Spread | None,
-) -> _Choices:
-    """Checks everything but the data, the prior last since it is read from disk."""
-    if sampler not in SAMPLERS:
-        raise InputError(
-            f"sampler: expected one of {list(SAMPLERS)}, got {sampler!r}; choose one"
-        )
-    if weighting not in weighting_lib.FORMS:
-        raise InputError(
-            f"weighting: expected one of {list(weighting_lib.FORMS)}, got "
-            f"{weighting!r}; choose one"
-        )
-    samples = DEFAULT_SAMPLES if num_samples is None else num_samples
-    steps = DEFAULT_STEPS if num_steps is None else num_steps
-    samples = checks.check_count("num_samples", samples, 1)
-    steps = checks.check_count("num_steps", steps, 2)
-    if sampler == "mean":
-        samples = steps = 1
+def compare(
+    tilts: ArrayLike,
+    angles: ArrayLike,
+    choices: Mapping[str, Choice],
+    *,
+    options: preparation.SeriesOptions | None = None,
+    key: int | jax.Array = 0,
+    on_progress: Progress | None = None,
+) -> dict[str, Result]:
+    """Several methods on one series, which is checked, weighed and estimated once.
+
+    Args:
+      tilts, angles: As for ``reconstruct``.
+      choices: Of ``choose``, by any names.
+      options: Of the series.
+      key: Of every method that draws.
+      on_progress: As for ``reconstruct``, over all methods.
+
+    Returns:
+      Results by the same names; ``provenance["seconds"]`` is that of the method alone.
+    """
     seed = checks.check_key(key)
-    knobs = knobs or posterior.Knobs()
-    options = options or posterior.Options()
-    loaded = prior if isinstance(prior, Prior) else load_prior(prior)
-    if loaded.network.config.target != "residual":
-        raise InputError(
-            "prior: expected a network of the residual, got one of the volume; use "
-            "temdiff_jax.rivals for it"
-        )
-    posterior.check_options(options, loaded.network)
-    return _Choices(
-        loaded, sampler, samples, steps, seed, options, knobs, weighting, spread
+    job = preparation.check_series(
+        tilts, angles, options or preparation.SeriesOptions()
     )
+    report = on_progress or (lambda done, total, text: None)
+    total = 1 + sum(c.method.steps(c.settings) for c in choices.values())
+    report(0, total, "quadratic estimate")
+    problem, weighed = preparation.prepare(job, settings_for(job.series.angles_deg))
+    found, before = {}, 1
+    for name, choice in choices.items():
+        report(before, total, name)
+        started = time.monotonic()
+
+        def tell(done: int, text: str, name: str = name, before: int = before) -> None:
+            report(before + done, total, f"{name}: {text}")
+
+        estimate = _run(choice, seed, problem, tell)
+        record = _provenance(choice, job, seed) | {"weighting": weighed}
+        record["seconds"] = time.monotonic() - started
+        found[name] = _result(estimate, problem, job, False, record)
+        before += choice.method.steps(choice.settings)
+    return found
 
 
-def _call_once(
-    choices: _Choices, ready: inputs.Prepared, geometry: TiltGeometry
-) -> _Drawn:
-    """The one-call estimate, as the only sample."""
-    prior = choices.prior
-    wide, _ = posterior.mean_estimate(
-        prior.params,
-        ready,
-        geometry,
-        prior.residual_scale,
-        prior.metric_mean,
-        jnp.float32(choices.knobs.outside),
-        network=prior.network,
-        options=choices.options,
-    )
-    return _Drawn(
-        np.asarray(posterior.to_input_units(wide, ready, geometry))[None], wide
-    )
+def choose(
+    method: str | Method | MakeSampler = "default",
+    prior: str | Path | Prior = "default",
+    settings: Settings | None = None,
+    **given: Any,
+) -> Choice:
+    """A method with its network, checked before any work; the network is read last.
+
+    Args:
+      method, prior, settings: As for ``reconstruct``.
+      given: ``rule``, ``solver``, ``schedule``, ``num_samples``, ``num_steps``; None
+        for those of the settings.
+
+    Raises:
+      InputError: Unknown names, settings that a method does not take, or a network
+        that is not there or of another kind.
+    """
+    chosen = method_of(method)
+    own = _settings(chosen, settings, given)
+    return Choice(chosen, _prior(chosen, prior, own), own)
 
 
-def _draw_samples(
-    choices: _Choices,
-    ready: inputs.Prepared,
-    geometry: TiltGeometry,
+def _run(
+    choice: Choice,
+    key: jax.Array,
+    problem: Problem,
     report: Callable[[int, str], None],
-) -> _Drawn:
-    """All samples, group after group."""
-    prior = choices.prior
-    groups = posterior.draw_groups(
-        choices.key,
-        prior.params,
-        ready,
-        geometry,
-        prior.residual_scale,
-        prior.metric_sample,
-        choices.knobs,
-        network=prior.network,
-        options=choices.options,
-        num_samples=choices.num_samples,
-        num_steps=choices.num_steps,
-        report=report,
-    )
-    kept, wide = [], jnp.zeros(geometry.volume_shape)
-    for volumes in groups:
-        wide = wide + jnp.sum(volumes, axis=0) / choices.num_samples
-        kept.append(np.asarray(posterior.to_input_units(volumes, ready, geometry)))
-    return _Drawn(np.concatenate(kept), wide)
+) -> Estimate:
+    return choice.method.run(key, problem, choice.prior, choice.settings, report)
+
+
+def _settings(
+    method: Method, settings: Settings | None, given: dict[str, Any]
+) -> Settings:
+    """The settings of a run: what was given, else the settings, else the method's."""
+    named = {name: value for name, value in given.items() if value is not None}
+    strange = [name for name in named if name not in method.takes]
+    samples = ("num_samples", "num_steps")  # nothing to a method that draws nothing
+    wrong = [name for name in strange if name not in samples]
+    for name in samples:
+        if name in named:
+            smallest = 1 if name == "num_samples" else 2
+            named[name] = checks.check_count(name, named[name], smallest)
+    if wrong:
+        raise InputError(
+            f"{wrong[0]}: expected a method that takes one, got {method.name}, which "
+            f"has its own; leave it out, or choose default, mean or posterior"
+        )
+    named = {name: value for name, value in named.items() if name not in strange}
+    base = method.settings if settings is None else settings
+    chosen = dataclasses.replace(base, **named)
+    chosen.the_rule(), chosen.the_solver(), chosen.the_schedule()  # known names
+    if "num_samples" not in method.takes:
+        chosen = dataclasses.replace(chosen, num_samples=1, num_steps=1)
+    return chosen
+
+
+def _prior(
+    method: Method, prior: str | Path | Prior, settings: Settings
+) -> Prior | None:
+    """The network of a method, checked; None where it needs none."""
+    if not method.needs:
+        return None
+    if method.needs != "prior" and prior == "default":
+        raise InputError(
+            f"prior: expected weights of its own for {method.name}, got none; pass the "
+            f"file {method.needs}.safetensors of the folder releases/rivals of the "
+            "sources, or train it (docs/reports/learned_baselines.md)"
+        )
+    loaded = prior if isinstance(prior, Prior) else load_prior(prior)
+    check_network(method, loaded)
+    check_windows(settings, loaded.network)
+    return loaded
 
 
 _judge = jax.jit(inputs.judge)
@@ -267,31 +308,31 @@ def _to_file(array: ArrayLike) -> np.ndarray:
     return np.ascontiguousarray(np.swapaxes(np.asarray(array), -1, -2))
 
 
-def _leave(
-    estimate: _Drawn,
-    drawn: _Drawn,
-    ready: inputs.Prepared,
+def _result(
+    found: Estimate,
+    problem: Problem,
     job: preparation.Job,
     keep_samples: bool,
     provenance: dict[str, Any],
 ) -> Result:
     """Back to the sense, the layout and the order of the input."""
     sign, rows = np.float32(job.intensity["sign"]), job.rows
-    projected, chi2 = _judge(estimate.wide, ready, job.geometry)
+    projected, chi2 = _judge(found.wide, problem)
     reprojection = sign * _to_file(projected)[rows]
-    tikhonov = posterior.to_input_units(ready.tikhonov, ready, job.geometry)
-    mean = estimate.kept.mean(axis=0)
-    # Unbiased; a single sample has no spread.
-    spread = drawn.kept.std(axis=0, ddof=min(1, len(drawn.kept) - 1))
-    precision = ready.weight
-    if isinstance(precision, Precision):
-        precision = precision.per_tilt(job.geometry.tilts_shape)
-    weights = np.asarray(precision)[:, 0, 0] / float(ready.scaling.contrast) ** 2
+    tikhonov = on_host(problem, problem.shown.tikhonov)
+    samples = found.samples
+    spread = np.zeros_like(found.volume)
+    if samples is not None:  # unbiased; a single sample has no spread
+        spread = samples.std(axis=0, ddof=min(1, len(samples) - 1))
+    precision = problem.precision.per_tilt(problem.geometry.tilts_shape)
+    weights = np.asarray(precision)[:, 0, 0] / float(problem.units.contrast) ** 2
     factors = np.array(provenance["weighting"].get("factors", 1.0), np.float32)
     return Result(
-        mean=sign * _to_file(mean),
+        mean=sign * _to_file(found.volume),
         std=_to_file(spread),
-        samples=sign * _to_file(drawn.kept) if keep_samples else None,
+        samples=None
+        if samples is None or not keep_samples
+        else sign * _to_file(samples),
         tikhonov=sign * _to_file(tikhonov),
         reprojection=reprojection,
         residual=reprojection - sign * job.tilts[rows],
@@ -301,31 +342,32 @@ def _leave(
     )
 
 
-def _provenance(
-    choices: _Choices, job: preparation.Job, settings: TikhonovSettings, seconds: float
-) -> dict[str, Any]:
+def _provenance(choice: Choice, job: preparation.Job, key: jax.Array) -> dict[str, Any]:
     """JSON-ready record of a run."""
-    series, prior = job.series, choices.prior
+    series, prior, settings = job.series, choice.prior, choice.settings
+    network = None
+    seen = "no prior"
+    if prior is not None:
+        network = {"name": prior.card.get("name"), "sha256": prior.sha256}
+        seen = range_verdict(prior, series.angles_deg)
     return {
         "convention": CONVENTION,
-        "sampler": choices.sampler,
-        "num_samples": choices.num_samples,
-        "num_steps": choices.num_steps,
-        "key": [int(k) for k in np.ravel(jax.random.key_data(choices.key))],
+        "method": choice.method.name,
+        "num_samples": settings.num_samples,
+        "num_steps": settings.num_steps,
+        "key": [int(k) for k in np.ravel(jax.random.key_data(key))],
         "thickness": job.geometry.volume_shape[0],
         "lateral_margin": job.geometry.margin,
         "voxel_size_angstrom": series.voxel_size_angstrom,
         "angles_deg": [float(a) for a in series.angles_deg[job.rows]],
         "tilt_weights": [float(t) for t in job.trust[job.rows]],
         "intensity": job.intensity,
-        "options": choices.options._asdict(),
-        "knobs": {k: float(v) for k, v in choices.knobs._asdict().items()},
-        "tikhonov": settings._asdict(),
-        "prior": {"name": prior.card.get("name"), "sha256": prior.sha256},
+        "settings": settings.describe(),
+        "tikhonov": settings_for(series.angles_deg)._asdict(),
+        "prior": network,
         "calibrated": False,
-        "range_seen_in_training": range_verdict(prior, series.angles_deg),
+        "range_seen_in_training": seen,
         "warnings": list(series.warnings),
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
-        "seconds": seconds,
     }

@@ -1,15 +1,17 @@
-"""A prepared series on several grids, each with the denoiser of one network."""
+"""A problem on several grids, each with the denoiser of one network."""
 
 from __future__ import annotations
 
-import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from temdiff_jax.diffusion import spectrum
-from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.model import Condition, Network
+from temdiff_jax.inverse.problem import Frame, Problem
+from temdiff_jax.inverse.tikhonov import TikhonovSettings
+from temdiff_jax.model import Condition
+from temdiff_jax.priors import Prior
 from temdiff_jax.reconstruction import tiling
 from temdiff_jax.series import inputs
 
@@ -17,68 +19,56 @@ from temdiff_jax.series import inputs
 UNIT_NM = 10.0
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """A series on one grid.
 
     Attributes:
-      ready: Data, weights and quadratic estimate on this grid.
-      geometry: Rays.
+      problem: Binned, with the inputs of this grid.
       features: Scalars with the log of the voxel size, ``[f]``.
-      unit: Normalised intensity of one unit of the residual.
+      frame: Of the residual, normalised.
     """
 
-    ready: inputs.Prepared
-    geometry: TiltGeometry
+    problem: Problem
     features: jax.Array
-    unit: jax.Array
-
-    @property
-    def contrast(self) -> jax.Array:
-        """Input intensity of one unit of the residual."""
-        return self.unit * self.ready.scaling.contrast
+    frame: Frame
 
     @property
     def base(self) -> jax.Array:
         """Quadratic estimate over the field of view, input intensities."""
-        units = self.ready.scaling
-        inside = self.geometry.crop(self.ready.tikhonov)
-        return inside * units.contrast + units.mean
+        return self.problem.to_input_units(self.frame.base)
 
-
-def bin_tilts(tilts: jax.Array, factor: int) -> jax.Array:
-    """Line integrals ``[n_tilts, u, y]`` on pixels ``factor`` times as large.
-
-    In units of intensity times the larger voxel, so that volumes keep their intensity.
-    """
-    count, nu, ny = tilts.shape
-    cells = tilts.reshape(count, nu // factor, factor, ny // factor, factor)
-    return jnp.mean(cells, axis=(2, 4)) / factor
+    @property
+    def unit(self) -> jax.Array:
+        """Input intensity of one unit of the residual."""
+        return self.frame.unit * self.problem.units.contrast
 
 
 def make_level(
-    ready: inputs.Prepared,
-    geometry: TiltGeometry,
-    scale: inputs.ResidualScale,
+    problem: Problem,
+    prior: Prior,
+    factor: int,
     voxel_nm: float,
+    settings: TikhonovSettings,
 ) -> Level:
-    """A prepared series as the network of a prior sees it."""
-    features = jnp.append(ready.features, jnp.log(voxel_nm / UNIT_NM))
-    return Level(ready, geometry, features, ready.level * scale(features))
+    """The series on voxels ``factor`` times as large as those of ``voxel_nm``."""
+    coarse = problem.binned(factor)
+    coarse = inputs.with_inputs(coarse, settings)
+    size = jnp.log(jnp.float32(factor * voxel_nm / UNIT_NM))
+    shown = coarse.shown
+    features = jnp.append(shown.features, size)
+    unit = shown.level * prior.residual_scale(features)
+    return Level(coarse, features, Frame(shown.tikhonov, unit))
 
 
 def denoiser(
-    network: Network,
-    params: dict,
-    level: Level,
-    scale: inputs.ResidualScale,
-    window: tuple[int, int, int] = (128, 128, 128),
+    prior: Prior, level: Level, window: tuple[int, int, int] = (128, 128, 128)
 ):
     """``(x, sigma) -> x0`` of residuals ``[b, z, x, y]``, in windows where needed."""
-    geometry, ready = level.geometry, level.ready
-    estimate = geometry.crop(ready.tikhonov) / ready.level
-    seen = jnp.broadcast_to(geometry.crop(ready.coverage), estimate.shape)
+    network, params = prior.network, prior.params
+    power_of = prior.residual_scale.spectrum
+    geometry, shown = level.problem.geometry, level.problem.shown
+    estimate = geometry.crop(shown.tikhonov) / shown.level
+    seen = jnp.broadcast_to(geometry.crop(shown.coverage), estimate.shape)
 
     def apply(x, sigma):
         batch = x.shape[0]
@@ -92,7 +82,7 @@ def denoiser(
                 shown = here._replace(guess=guess)
                 return network.apply(params, scaled, embedding, shown)
 
-            power = scale.spectrum(x.shape[1:], level.features[None], jnp.ones(1))
+            power = power_of(x.shape[1:], level.features[None], jnp.ones(1))
             power = jnp.broadcast_to(power, x.shape)
             return spectrum.denoise(refine, x, sigmas, power)
 

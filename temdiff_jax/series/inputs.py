@@ -1,8 +1,8 @@
-"""What the network is told of a tilt series, the same in training and use.
+"""What a network is shown of a tilt series, the same in training and in use.
 
-From tilts to: normalised data, weights, the quadratic estimate, coverage, and the
-scalars (range, number of tilts, thickness, noise) that a per-voxel channel cannot
-express.
+From tilts to a ``Problem``: normalised data and weights, the quadratic estimate,
+coverage, and the scalars (range, number of tilts, thickness, noise) that a per-voxel
+channel cannot express.
 """
 
 from __future__ import annotations
@@ -14,37 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.inverse.precision import Precision
+from temdiff_jax.inverse.problem import Inputs, Problem
 from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.inverse.tikhonov import TikhonovSettings, tikhonov_normalised
-from temdiff_jax.projector import backproject, project, ray_lengths
+from temdiff_jax.projector import project, ray_lengths
 from temdiff_jax.series import noise, weighting
-
-
-class Prepared(NamedTuple):
-    """A tilt series ready for the sampler; volumes are wide ``[z, x, y]``.
-
-    Attributes:
-      scaling: Affine map to input intensities.
-      tilts: Normalised tilts ``[n_tilts, u, y]``.
-      weight: Data precision in normalised units, ``[n_tilts, 1, 1]`` or a
-        ``Precision``.
-      tikhonov: Quadratic estimate in normalised units.
-      level: Standard deviation of the estimate over the field of view; the network
-        sees volumes divided by it.
-      coverage: Seen-ness ``[z, x, 1]``.
-      features: Scalars ``[NUM_FEATURES]``.
-      moments: ``[NUM_MOMENTS, z, x, y]`` over the field of view, see ``with_moments``.
-    """
-
-    scaling: noise.Scaling
-    tilts: jax.Array
-    weight: Any  # whatever multiplies a residual
-    tikhonov: jax.Array
-    level: jax.Array
-    coverage: jax.Array
-    features: jax.Array
-    moments: jax.Array | None = None
 
 
 def features(
@@ -81,140 +55,95 @@ def prepare(
     geometry: TiltGeometry,
     settings: TikhonovSettings,
     valid: jax.Array | None = None,
-) -> Prepared:
-    """Normalises tilts and computes the condition.
+) -> Problem:
+    """Normalises and weighs tilts and estimates what a network is shown.
 
     Args:
       tilts: Line integrals ``[n_tilts, u, y]``, any unit.
       geometry: Rays.
       settings: Of the quadratic estimate.
       valid: Per tilt weight ``[n_tilts]`` in [0, 1]; 0 leaves a tilt out.
-
-    Returns:
-      Everything the sampler needs.
     """
-    scaling = noise.estimate_scaling(tilts, geometry, valid)
-    normalised = noise.normalise_tilts(tilts, geometry, scaling)
+    return with_inputs(normalise(tilts, geometry, valid), settings)
+
+
+def normalise(
+    tilts: jax.Array, geometry: TiltGeometry, valid: jax.Array | None = None
+) -> Problem:
+    """A problem of normalised tilts and one noise level per tilt, without inputs."""
+    units = noise.estimate_units(tilts, geometry, valid)
+    normalised = noise.normalise_tilts(tilts, geometry, units)
     weight = noise.data_precision(normalised, valid)
-    estimate = tikhonov_normalised(normalised, geometry, weight, settings)
-    chi2 = noise.chi2_per_tilt(estimate, normalised, geometry, weight)
-    level = jnp.maximum(jnp.std(geometry.crop(estimate)), 1e-6)
-    return Prepared(
-        scaling,
-        normalised,
-        weight,
+    return Problem(geometry, normalised, weight, units)
+
+
+def with_inputs(problem: Problem, settings: TikhonovSettings) -> Problem:
+    """A problem with the quadratic estimate and what else a network is shown of it."""
+    tilts, geometry, precision = problem.tilts, problem.geometry, problem.precision
+    weight = precision.weight
+    if precision.modes is not None or weight.shape[1:] != (1, 1):
+        weight = precision.per_tilt(geometry.tilts_shape)
+    estimate = tikhonov_normalised(problem, settings)
+    chi2 = noise.chi2_per_tilt(estimate, tilts, geometry, precision)
+    inputs = Inputs(
         estimate,
-        level,
+        jnp.maximum(jnp.std(geometry.crop(estimate)), 1e-6),
         noise.coverage(geometry, weight),
-        features(geometry, normalised, weight, chi2),
+        features(geometry, tilts, weight, chi2),
     )
+    return dataclasses.replace(problem, inputs=inputs)
 
 
 def reweigh(
-    ready: Prepared,
-    geometry: TiltGeometry,
+    problem: Problem,
     settings: TikhonovSettings,
     *,
     form: str,
     spread: weighting.Spread | None = None,
     keep: jax.Array | None = None,
-) -> tuple[Prepared, weighting.Weighted]:
+) -> tuple[Problem, weighting.Weighted]:
     """A prepared series under uncertainty weighting, and what that found.
 
     The features stay those of the plain weights, as priors are trained with them.
 
     Args:
-      ready: Of ``prepare``, masked pixels repaired before.
-      geometry, settings: As for ``prepare``.
+      problem: Of ``prepare``, masked pixels repaired before.
+      settings: As for ``prepare``.
       form: One of ``weighting.FORMS``.
       spread: Of the uncertain parameters, see ``weighting.weigh``.
       keep: 0 where masked, ``[n_tilts, u, y]``.
     """
-    units = ready.scaling
+    geometry = problem.geometry
     found = weighting.weigh(
-        ready.tilts,
-        geometry,
-        ready.weight,
+        problem,
         Metric(jnp.float32(settings.smoothness), jnp.float32(settings.ridge)),
         form=form,
         spread=spread,
-        background=units.mean * ray_lengths(geometry) / units.contrast,
         keep=keep,
         num_iters=settings.num_iters,
     )
     per_tilt = found.precision.per_tilt(geometry.tilts_shape)
-    level = jnp.maximum(jnp.std(geometry.crop(found.volume)), 1e-6)
-    weighted = ready._replace(
-        weight=found.precision,
+    inputs = problem.shown._replace(
         tikhonov=found.volume,
-        level=level,
+        level=jnp.maximum(jnp.std(geometry.crop(found.volume)), 1e-6),
         coverage=noise.coverage(geometry, per_tilt),
     )
-    return weighted, found
+    weighed = dataclasses.replace(problem, precision=found.precision, inputs=inputs)
+    return weighed, found
 
 
-def judge(
-    volume: jax.Array, ready: Prepared, geometry: TiltGeometry
-) -> tuple[jax.Array, jax.Array]:
+def judge(volume: jax.Array, problem: Problem) -> tuple[jax.Array, jax.Array]:
     """Reprojection in input units ``[n_tilts, u, y]`` and chi2 per tilt.
 
     ``volume`` is wide and normalised, ``[z, x, y]``.  Masked pixels do not count.
     """
-    units, weight = ready.scaling, ready.weight
-    offset = units.mean * noise.ray_lengths(geometry)
-    projected = project(volume, geometry)
-    keep = weight.weight if isinstance(weight, Precision) else weight
-    chi2 = weighting.chi2_per_tilt(projected - ready.tilts, weight, keep)
+    units, precision = problem.units, problem.precision
+    offset = units.mean * ray_lengths(problem.geometry)
+    projected = project(volume, problem.geometry)
+    chi2 = weighting.chi2_per_tilt(
+        projected - problem.tilts, precision, precision.weight
+    )
     return projected * units.contrast + offset, chi2
-
-
-def moments(tilts: jax.Array, geometry: TiltGeometry, weight: jax.Array) -> jax.Array:
-    """Mean, slope in the angle and deviation of the tilts along a voxel's rays.
-
-    What multi-view stereo calls a plane sweep: where a voxel holds what it seems to
-    hold, its rays agree.  The slope changes its sign in a mirror image along z or x.
-
-    Args:
-      tilts: Normalised, ``[n_tilts, u, y]``.
-      geometry: Rays.
-      weight: ``[n_tilts, 1, 1]``; tilts of zero weight do not count.
-
-    Returns:
-      ``[NUM_MOMENTS, z, x, y]`` over the field of view, in units of the tilts' standard
-      deviation; the slope is that over half the range.
-    """
-    used = (weight[:, 0, 0] > 0).astype(tilts.dtype)
-    count = jnp.maximum(jnp.sum(used), 1.0)
-    spread = jnp.sqrt(jnp.sum(used * jnp.var(tilts, axis=(1, 2))) / count)
-    angles = geometry.angles_rad
-    middle = jnp.sum(used * angles) / count
-    extent = jnp.maximum(jnp.max(jnp.abs(used * (angles - middle))), 1e-6)
-    along = (angles - middle) / extent
-    nz, nx, ny = geometry.volume_shape
-    zeros = jnp.zeros((3, nz, geometry.num_u, ny), tilts.dtype)
-
-    def add(total, row):
-        tilt, angle, factor, position = row
-        here = dataclasses.replace(geometry, angles_rad=angle[None], steep=None)
-        ones = jnp.ones((1, geometry.num_u, 1), tilts.dtype)
-        hits = jnp.maximum(backproject(ones, here), 1e-3)
-        seen = geometry.crop(backproject(tilt[None] / spread, here) / hits)
-        terms = jnp.stack([seen, position * seen, seen**2])
-        return total + factor * terms, None
-
-    (total, first, second), _ = jax.lax.scan(add, zeros, (tilts, angles, used, along))
-    mean = total / count
-    slope = first / jnp.maximum(jnp.sum(used * along**2), 1e-6)
-    deviation = jnp.sqrt(jnp.maximum(second / count - mean**2, 0.0))
-    return jnp.stack([mean, slope, deviation])
-
-
-def with_moments(ready: Prepared, geometry: TiltGeometry) -> Prepared:
-    """A prepared series with the moments of its tilts, for networks that see them."""
-    weight = ready.weight
-    if isinstance(weight, Precision):
-        weight = weight.per_tilt(geometry.tilts_shape)
-    return ready._replace(moments=moments(ready.tilts, geometry, weight))
 
 
 class ResidualScale(NamedTuple):

@@ -7,12 +7,11 @@ contrast of about 1 before the first solve.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse.problem import Units
 from temdiff_jax.projector import backproject, project, ray_lengths
 
 # A random medium with this correlation length (voxels) has projections whose
@@ -21,17 +20,6 @@ CORRELATION_LENGTH = 8.0
 # Smallest relative noise believed: interpolation and discretisation limit the
 # agreement of a projection with any voxel volume at about this level.
 NOISE_FLOOR = 0.02
-
-
-class Scaling(NamedTuple):
-    """Affine map between input intensities and normalised ones.
-
-    ``normalised = (intensity - mean) / contrast`` per voxel, hence
-    ``(tilts - mean * ray_lengths) / contrast`` per ray.
-    """
-
-    mean: jax.Array
-    contrast: jax.Array
 
 
 def noise_per_tilt(tilts: jax.Array) -> jax.Array:
@@ -51,9 +39,9 @@ def noise_per_tilt(tilts: jax.Array) -> jax.Array:
     return jnp.median(jnp.abs(both), axis=(1, 2)) / (0.6745 * 6.0)
 
 
-def estimate_scaling(
+def estimate_units(
     tilts: jax.Array, geometry: TiltGeometry, valid: jax.Array | None = None
-) -> Scaling:
+) -> Units:
     """Mean density and contrast per voxel from the tilts alone.
 
     Args:
@@ -74,14 +62,14 @@ def estimate_scaling(
     scale = jnp.sqrt(CORRELATION_LENGTH * lengths)
     power = jnp.sum(weight * centred**2) / (jnp.sum(weight * scale**2) * tilts.shape[2])
     contrast = jnp.sqrt(power)
-    return Scaling(mean, jnp.where(contrast > 0, contrast, 1.0))
+    return Units(mean, jnp.where(contrast > 0, contrast, 1.0))
 
 
 def normalise_tilts(
-    tilts: jax.Array, geometry: TiltGeometry, scaling: Scaling
+    tilts: jax.Array, geometry: TiltGeometry, units: Units
 ) -> jax.Array:
     """``(y - mean A 1) / contrast``, ``[n_tilts, u, y]``."""
-    return (tilts - scaling.mean * ray_lengths(geometry)) / scaling.contrast
+    return (tilts - units.mean * ray_lengths(geometry)) / units.contrast
 
 
 def data_precision(tilts: jax.Array, valid: jax.Array | None = None) -> jax.Array:

@@ -1,4 +1,4 @@
-"""A tilt series at the door: checked, turned dense-bright, weighed, estimated."""
+"""From a tilt series to a problem: checked, turned dense-bright, weighed, estimated."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from temdiff_jax import layout
-from temdiff_jax.errors import InputError
+from temdiff_jax.errors import InputError, check_known
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.tikhonov import TikhonovSettings
 from temdiff_jax.io import tilt_series
 from temdiff_jax.series import checks, inputs, intensity, weighting
 
-# The noise of a tilt is estimated from second differences along both axes.
-MIN_PIXELS = 3
+
+class SeriesOptions(NamedTuple):
+    """What a user says of a series; see ``reconstruct`` for each."""
+
+    thickness: int | None = None
+    voxel_size_angstrom: float | None = None
+    log: str = "off"
+    contrast: str = "auto"
+    tilt_weights: ArrayLike | None = None
+    weighting: str = "adaptive"
+    spread: weighting.Spread | None = None
 
 
 class Job(NamedTuple):
@@ -30,40 +40,37 @@ class Job(NamedTuple):
     tilts: np.ndarray
     trust: np.ndarray
     intensity: dict[str, Any]
+    options: SeriesOptions
 
 
-def enter(
-    tilts: ArrayLike,
-    angles: ArrayLike,
-    thickness: int | None,
-    voxel_size_angstrom: float | None,
-    log: str,
-    contrast: str,
-    tilt_weights: ArrayLike | None,
-) -> Job:
+def check_series(tilts: ArrayLike, angles: ArrayLike, options: SeriesOptions) -> Job:
     """Checks the data and turns them so that dense matter is bright."""
+    check_known("weighting", options.weighting, weighting.FORMS)
     series = tilt_series.tilt_series_from_arrays(
-        np.asarray(tilts), np.asarray(angles), voxel_size_angstrom=voxel_size_angstrom
+        np.asarray(tilts),
+        np.asarray(angles),
+        voxel_size_angstrom=options.voxel_size_angstrom,
     )
     num, height, width = series.tilts.shape
-    if min(height, width) < MIN_PIXELS:
+    if min(height, width) < checks.MIN_PIXELS:
         raise InputError(
-            f"tilts: expected at least {MIN_PIXELS} x {MIN_PIXELS} pixels, got "
-            f"{height} x {width}; pass whole tilts, not rows"
+            f"tilts: expected at least {checks.MIN_PIXELS} x {checks.MIN_PIXELS} "
+            f"pixels, got {height} x {width}; pass whole tilts, not rows"
         )
-    depth = (
-        width if thickness is None else checks.check_count("thickness", thickness, 1)
-    )
+    depth = width
+    if options.thickness is not None:
+        depth = checks.check_count("thickness", options.thickness)
     geometry = TiltGeometry.from_degrees(
         series.angles_deg, thickness=depth, width=width, height=height
     )
     prepared, record = intensity.to_dense_bright(
-        series.tilts, series.angles_deg, log=log, contrast=contrast
+        series.tilts, series.angles_deg, log=options.log, contrast=options.contrast
     )
     # The series was sorted by angle, stably, as here.
     order = np.argsort(np.asarray(angles, np.float64).ravel(), kind="stable")
-    trust = checks.check_trust(tilt_weights, num)[order]
-    return Job(series, np.argsort(order), geometry, prepared, trust, record)
+    trust = checks.check_tilt_weights(options.tilt_weights, num)[order]
+    rows = np.argsort(order)
+    return Job(series, rows, geometry, prepared, trust, record, options)
 
 
 @functools.partial(jax.jit, static_argnames=("num_iters",))
@@ -75,25 +82,21 @@ def _prepare_series(
     valid: jax.Array,
     *,
     num_iters: int,
-) -> inputs.Prepared:
+) -> Problem:
     settings = TikhonovSettings(smoothness, ridge, num_iters)
     return inputs.prepare(tilts, geometry, settings, valid)
 
 
-def prepare(
-    job: Job,
-    settings: TikhonovSettings,
-    form: str = "off",
-    spread: weighting.Spread | None = None,
-) -> tuple[inputs.Prepared, dict[str, Any]]:
-    """Data, weights and quadratic estimate, and what is believed less and why."""
+def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, Any]]:
+    """Data, weights and quadratic estimate, and what weighs less and why."""
+    form, spread = job.options.weighting, job.options.spread
     record: dict[str, Any] = {"form": form}
     tilts, keep = layout.tilts_to_core(job.tilts), None
     if form != "off":
         masks = weighting.find_masks(tilts, job.geometry)
         tilts = jnp.asarray(weighting.repair(tilts, masks.keep))
         keep, record["masked"] = jnp.asarray(masks.keep), masks.shares()
-    ready = _prepare_series(
+    problem = _prepare_series(
         tilts,
         job.geometry,
         jnp.float32(settings.smoothness),
@@ -102,15 +105,15 @@ def prepare(
         num_iters=settings.num_iters,
     )
     if form != "off":
-        ready, found = inputs.reweigh(
-            ready, job.geometry, settings, form=form, spread=spread, keep=keep
+        problem, found = inputs.reweigh(
+            problem, settings, form=form, spread=spread, keep=keep
         )
         factors = np.asarray(found.factors)[job.rows]
         angles = job.series.angles_deg[job.rows]
         record["factors"] = [float(f) for f in factors]
         record["unreliable"] = weighting.unreliable(factors, angles)
         if form == "adaptive":
-            told = weighting.Spread() if spread is None else spread
-            record["misalignment_px"] = float(found.misalignment * told.shift_px)
-    jax.block_until_ready(ready.tikhonov)
-    return ready, record
+            assumed = weighting.Spread() if spread is None else spread
+            record["misalignment_px"] = float(found.misalignment * assumed.shift_px)
+    jax.block_until_ready(problem.shown.tikhonov)
+    return problem, record

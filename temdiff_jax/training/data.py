@@ -134,13 +134,13 @@ def simulate_block(
     # Traced, so that one program serves every range.
     settings = TikhonovSettings(cast(float, smoothness), cast(float, ridge), num_iters)
     ready = inputs.prepare(series.tilts, geometry, settings, valid)
-    unit = ready.scaling.contrast * ready.level
-    truth = (geometry.crop(series.volume) - ready.scaling.mean) / unit
+    unit = ready.units.contrast * ready.shown.level
+    truth = (geometry.crop(series.volume) - ready.units.mean) / unit
     return Block(
         truth,
-        geometry.crop(ready.tikhonov) / ready.level,
-        geometry.crop(ready.coverage),
-        jnp.append(ready.features, voxel),
+        geometry.crop(ready.shown.tikhonov) / ready.shown.level,
+        geometry.crop(ready.shown.coverage),
+        jnp.append(ready.shown.features, voxel),
     )
 
 

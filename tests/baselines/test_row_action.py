@@ -8,66 +8,71 @@ import pytest
 from temdiff_jax import baselines, layout, projector
 from temdiff_jax.baselines.sart import farthest_first, sart_normalised
 from temdiff_jax.baselines.sirt import safe_inverse, sirt_normalised
+from temdiff_jax.inverse.problem import Problem, Units
 
 run_sirt = jax.jit(sirt_normalised)
 run_sart = jax.jit(sart_normalised)
 
 
+def as_problem(tilts, geometry):
+    """Tilts taken as normalised already."""
+    units = Units(jnp.zeros(()), jnp.ones(()))
+    return Problem(geometry, tilts, jnp.ones((len(tilts), 1, 1)), units)
+
+
 def core(scene):
-    return layout.tilts_to_core(scene.tilts), layout.volume_to_core(scene.volume)
+    tilts = layout.tilts_to_core(scene.tilts)
+    return as_problem(tilts, scene.geometry), layout.volume_to_core(scene.volume)
 
 
-def one_sirt(volume, tilts, geometry, **options):
-    return run_sirt(volume, tilts, geometry, iterations=1, **options)
+def one_sirt(volume, problem, **options):
+    return run_sirt(problem, volume, iterations=1, **options)
 
 
 @pytest.mark.slow
 def test_sirt_never_raises_the_weighted_residual(noisy):
-    tilts, _ = core(noisy)
+    problem, _ = core(noisy)
     rows = safe_inverse(projector.ray_lengths(noisy.geometry))
     volume = jnp.zeros(noisy.geometry.volume_shape)
     norms = []
     for _ in range(12):
-        residual = tilts - projector.project(volume, noisy.geometry)
+        residual = problem.tilts - projector.project(volume, noisy.geometry)
         norms.append(float(jnp.sum(rows * residual**2)))
-        volume = one_sirt(volume, tilts, noisy.geometry)
+        volume = one_sirt(volume, problem)
     assert np.all(np.diff(norms) < 0)
     assert norms[-1] < 0.2 * norms[0]
 
 
 @pytest.mark.slow
 def test_sart_sweeps_lower_the_residual(narrow):
-    tilts, _ = core(narrow)
+    problem, _ = core(narrow)
     order = farthest_first(narrow.angles)
     volume = jnp.zeros(narrow.geometry.volume_shape)
     norms = []
     for _ in range(8):
-        residual = tilts - projector.project(volume, narrow.geometry)
+        residual = problem.tilts - projector.project(volume, narrow.geometry)
         norms.append(float(jnp.linalg.norm(residual)))
-        volume = run_sart(
-            volume, tilts, narrow.geometry, order=order, lam=0.5, sweeps=1
-        )
+        volume = run_sart(problem, volume, order=order, lam=0.5, sweeps=1)
     assert np.all(np.diff(norms) < 0)
     assert norms[-1] < 0.1 * norms[0]
 
 
 @pytest.mark.slow
 def test_the_truth_is_a_fixed_point(full):
-    tilts, truth = core(full)
+    problem, truth = core(full)
     order = farthest_first(full.angles)
     for moved in (
-        one_sirt(truth, tilts, full.geometry),
-        run_sart(truth, tilts, full.geometry, order=order, lam=1.0, sweeps=1),
+        one_sirt(truth, problem),
+        run_sart(problem, truth, order=order, lam=1.0, sweeps=1),
     ):
         np.testing.assert_allclose(moved, truth, atol=1e-5)
 
 
 def test_iterations_continue_where_they_stopped(noisy):
-    tilts, _ = core(noisy)
-    start = jnp.zeros(noisy.geometry.volume_shape)
-    half = run_sirt(start, tilts, noisy.geometry, iterations=3)
-    twice = run_sirt(half, tilts, noisy.geometry, iterations=3)
-    whole = run_sirt(start, tilts, noisy.geometry, iterations=6)
+    problem, _ = core(noisy)
+    half = run_sirt(problem, iterations=3)
+    twice = run_sirt(problem, half, iterations=3)
+    whole = run_sirt(problem, iterations=6)
     np.testing.assert_allclose(twice, whole, atol=1e-5)
 
 
@@ -105,14 +110,8 @@ def test_sart_follows_the_formula_tilt_by_tilt():
                 matrix.T @ ratio, sums, out=np.zeros_like(sums), where=sums > 1e-3
             )
             expected = expected + lam * step
-    found = run_sart(
-        jnp.zeros(rays.volume_shape),
-        jnp.asarray(measured, jnp.float32),
-        rays,
-        order=order,
-        lam=lam,
-        sweeps=2,
-    )
+    problem = as_problem(jnp.asarray(measured, jnp.float32), rays)
+    found = run_sart(problem, order=order, lam=lam, sweeps=2)
     np.testing.assert_allclose(np.ravel(found), expected, atol=1e-4)
 
 

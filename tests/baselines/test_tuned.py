@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from temdiff_jax.baselines import _door
+from temdiff_jax.baselines import shared
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PUBLISHED = REPOSITORY / "configs" / "baselines.json"
@@ -59,13 +59,13 @@ def test_the_row_of_the_nearest_half_range(angles, expected):
     # 5 and 40 meet at their geometric mean, 14.1 degrees.
     table = ((5.0, "a"), (40.0, "b"), (80.0, "c"))
     assert math.sqrt(5 * 40) == pytest.approx(14.14, abs=0.01)
-    assert _door.tuned_row(table, angles) == (expected,)
+    assert shared.tuned_row(table, angles) == (expected,)
 
 
 @pytest.mark.slow
 def test_none_takes_the_tuned_options(noisy):
     series = (noisy.tilts, noisy.angles)
-    assert _door.half_range_deg(noisy.angles) == 20.0
+    assert shared.half_range_deg(noisy.angles) == 20.0
     iterations = next(row[1] for row in sirt.TUNED if row[0] == 20.0)
     default = sirt.sirt(*series, lateral_margin=0)
     given = sirt.sirt(*series, lateral_margin=0, iterations=iterations)

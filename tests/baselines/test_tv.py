@@ -9,22 +9,18 @@ import pytest
 
 from temdiff_jax import baselines, layout, projector
 from temdiff_jax.inverse import quadratic
-from temdiff_jax.series import noise
+from temdiff_jax.series import inputs
 
 tv = importlib.import_module("temdiff_jax.baselines.tv")
 run_tv = jax.jit(tv.tv_normalised)
 
 
 def normalised(scene):
-    tilts = layout.tilts_to_core(scene.tilts)
-    scaling = noise.estimate_scaling(tilts, scene.geometry)
-    tilts = noise.normalise_tilts(tilts, scene.geometry, scaling)
-    return tilts, noise.data_precision(tilts)
+    return inputs.normalise(layout.tilts_to_core(scene.tilts), scene.geometry)
 
 
 def minimise(scene, lam, iterations):
-    tilts, weight = normalised(scene)
-    return run_tv(tilts, scene.geometry, weight, lam=lam, iterations=iterations)
+    return run_tv(normalised(scene), lam=lam, iterations=iterations)
 
 
 @pytest.mark.slow
@@ -58,16 +54,20 @@ def test_ball(radius):
 
 @pytest.mark.slow
 def test_without_penalty_it_is_least_squares(noisy):
-    tilts, weight = normalised(noisy)
+    problem = normalised(noisy)
     volume = minimise(noisy, 0.0, 300)
     start = jnp.zeros(noisy.geometry.volume_shape)
     solution, _ = quadratic.proximal_update(
-        start, tilts, noisy.geometry, weight, quadratic.Metric(0.0, 0.0), num_iters=60
+        start,
+        problem.tilts,
+        noisy.geometry,
+        problem.precision,
+        quadratic.Metric(0.0, 0.0),
+        num_iters=60,
     )
     zero = jnp.zeros_like(volume)
     at_zero, reached, best = (
-        float(tv.objective(x, tilts, noisy.geometry, weight, 0.0))
-        for x in (zero, volume, solution)
+        float(tv.objective(x, problem, 0.0)) for x in (zero, volume, solution)
     )
     assert reached - best < 0.01 * (at_zero - best)
 
@@ -82,10 +82,10 @@ def test_a_huge_penalty_leaves_a_constant(noisy):
 @pytest.mark.slow
 @pytest.mark.parametrize("lam", [0.1, 1.0, 10.0])
 def test_the_default_number_of_steps_is_enough(lam, noisy):
-    tilts, weight = normalised(noisy)
+    problem = normalised(noisy)
 
     def value(volume):
-        return float(tv.objective(volume, tilts, noisy.geometry, weight, lam))
+        return float(tv.objective(volume, problem, lam))
 
     zero = value(jnp.zeros(noisy.geometry.volume_shape))
     reached = value(minimise(noisy, lam, tv.NUM_ITERS))
@@ -95,16 +95,16 @@ def test_the_default_number_of_steps_is_enough(lam, noisy):
 
 @pytest.mark.slow
 def test_the_minimum_is_below_its_neighbours(noisy):
-    tilts, weight = normalised(noisy)
+    problem = normalised(noisy)
     volume = minimise(noisy, 1.0, 3000)
-    lowest = tv.objective(volume, tilts, noisy.geometry, weight, 1.0)
+    lowest = tv.objective(volume, problem, 1.0)
     truth = layout.volume_to_core(noisy.volume)
     directions = [
         jax.random.normal(jax.random.key(2), volume.shape),
         truth - truth.mean(),
-        projector.backproject(tilts, noisy.geometry) / 100.0,
+        projector.backproject(problem.tilts, noisy.geometry) / 100.0,
     ]
     for direction in directions:
         for step in (-0.05, 0.05):
             other = volume + step * direction
-            assert tv.objective(other, tilts, noisy.geometry, weight, 1.0) > lowest
+            assert tv.objective(other, problem, 1.0) > lowest

@@ -15,6 +15,7 @@ import pytest
 from temdiff_jax import baselines
 from temdiff_jax.cli import environment
 from temdiff_jax.io import write
+from temdiff_jax.reconstruction import api
 
 ANGLES = np.array([-4.0, -2.0, 0.0, 2.0, 4.0])
 NUM_TILTS, HEIGHT, WIDTH = 5, 10, 14
@@ -72,6 +73,8 @@ def library(monkeypatch, tmp_path) -> Library:
             weights=np.ones(len(tilts)),
             tikhonov=0.5 * mean,
             provenance={
+                "num_samples": options["settings"].num_samples,
+                "num_steps": options["settings"].num_steps,
                 "prior_sha256": "ab" * 32,
                 "log": "off",
                 "weighting": record.weighting,
@@ -83,6 +86,8 @@ def library(monkeypatch, tmp_path) -> Library:
 
     module = types.ModuleType("temdiff_jax.reconstruction")
     module.reconstruct = reconstruct
+    # Names are checked by the library itself; no network is read.
+    monkeypatch.setattr(api, "_prior", lambda method, prior, settings: prior)
     monkeypatch.setitem(sys.modules, "temdiff_jax.reconstruction", module)
     monkeypatch.setattr(baselines, "fbp", linear, raising=False)
     monkeypatch.setattr(baselines, "tikhonov", linear, raising=False)

@@ -66,7 +66,7 @@ def test_a_second_demo_replaces_the_first_and_nothing_else(packaged, library, tm
     assert (out / "mine.mrc").read_text() == "mine"
 
 
-@pytest.mark.parametrize("words", [["--range", "x"], ["--sampler", "none"]])
+@pytest.mark.parametrize("words", [["--range", "x"], ["--method", "none"]])
 def test_bad_options_are_one_line(packaged, library, tmp_path, capsys, words):
     assert main(["demo", "--out", str(tmp_path / "d"), *words]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -8,6 +8,7 @@ import pytest
 from temdiff_jax import evaluation
 from temdiff_jax.cli import environment
 from temdiff_jax.cli.main import main
+from temdiff_jax.evaluation import methods
 from temdiff_jax.io import write
 from temdiff_jax.io.formats import mrc
 from temdiff_jax.simulator import IMPERFECT
@@ -28,19 +29,16 @@ def runner(monkeypatch, tmp_path):
     """Methods that know the truth up to a known blur, and a record of the calls."""
     calls = {"truths": [], "angles": [], "methods": []}
 
-    def standard_methods(names, **options):
-        calls["options"] = options
+    def make_method(run, seed, priors):
+        calls["options"] = {"run": run, "seed": seed, "priors": priors}
 
-        def method(name):
-            def run(tilts, angles_deg, thickness):
-                calls["methods"].append(name)
-                truth = calls["truths"][-1]
-                smooth = 0.5 * (truth + np.roll(truth, 1, axis=0))
-                return truth + (0.05 if name == "tikhonov" else 0.5) * smooth**2
+        def method(tilts, angles_deg, thickness):
+            calls["methods"].append(run.name)
+            truth = calls["truths"][-1]
+            smooth = 0.5 * (truth + np.roll(truth, 1, axis=0))
+            return truth + (0.05 if run.name == "tikhonov" else 0.5) * smooth**2
 
-            return run
-
-        return {name: method(name) for name in names}
+        return method
 
     def simulate_case(truth, angles_deg, seed):
         calls["truths"].append(truth)
@@ -53,7 +51,8 @@ def runner(monkeypatch, tmp_path):
         calls["errors"] = errors
         return simulate_case
 
-    module.standard_methods, module.simulate_case = standard_methods, simulate_case
+    module.simulate_case = simulate_case
+    monkeypatch.setattr(methods, "make_method", make_method)
     module.make_simulate = make_simulate
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(evaluation, "runner", module, raising=False)
@@ -72,21 +71,18 @@ def test_prints_the_table_of_cases_and_methods(volume, runner, capsys):
     assert psnr[0] < psnr[1]
     assert "Protocol volume-v1" in captured.out
     assert "truth.mrc 10/5 fbp: PSNR" in captured.err
-    assert runner["options"] == {
-        "num_samples": 2,
-        "num_steps": 8,
-        "seed": 3,
-        "prior": "default",
-        "weighting": "off",
-    }
+    run = runner["options"]["run"]
+    assert (run.name, run.samples, run.steps) == ("tikhonov", 2, 8)
+    assert runner["options"]["seed"] == 3
+    assert runner["options"]["priors"] == {"default": "default"}
     np.testing.assert_array_equal(runner["angles"][0], [-5.0, 0.0, 5.0])
 
 
 def test_prior_and_weighting_reach_the_methods(volume, runner):
-    words = ["--methods", "fbp", "--prior", "mine.safetensors", "--weighting", "robust"]
+    words = ["--methods", "dps", "--prior", "mine.safetensors", "--weighting", "robust"]
     assert main(["evaluate", str(volume), *words]) == 0
-    assert runner["options"]["prior"] == "mine.safetensors"
-    assert runner["options"]["weighting"] == "robust"
+    assert runner["options"]["priors"] == {"default": "mine.safetensors"}
+    assert runner["options"]["run"].settings == {"weighting": "robust"}
     assert main(["evaluate", str(volume), *words[:-1], "some"]) == 2
 
 
@@ -133,7 +129,7 @@ def test_regimes_keep_their_rows_apart(volume, runner, tmp_path, capsys):
     ("words", "match"),
     [
         (["--regime", "perfect"], "--regime"),
-        (["--methods", "magic"], "--methods: expected one of fbp"),
+        (["--methods", "fpb"], "did you mean 'fbp'"),
         (["--cases", "10-1"], "case name is unreadable"),
         (["--cases", "10/3"], "case is no tilt scheme"),
         (["--out", "{volume}"], "--out"),

@@ -43,6 +43,5 @@ def test_effort_is_smaller_on_a_cpu_and_yields_to_the_user():
 
 
 def test_choices_and_defaults_are_those_of_the_library():
-    assert options.SAMPLERS == api.SAMPLERS
     assert options.WEIGHTINGS == weighting.FORMS
     assert options.DEFAULT_WEIGHTING == api.DEFAULT_WEIGHTING

@@ -49,7 +49,8 @@ def test_writes_four_files_and_says_so(series, library, tmp_path, capsys):
 def test_passes_the_options_to_the_library(series, library, tmp_path):
     code = run(
         series, tmp_path / "r", "--thickness", "4", "--samples", "3", "--steps", "9",
-        "--sampler", "mean", "--prior", "p.safetensors", "--seed", "11", "--log", "on",
+        "--method", "posterior", "--prior", "p.safetensors", "--seed", "11",
+        "--log", "on",
         "--weighting", "robust",
         "--range", "-2:2", "--voxel-size", "33",
     )  # fmt: skip
@@ -57,11 +58,11 @@ def test_passes_the_options_to_the_library(series, library, tmp_path):
     (call,) = library.calls
     np.testing.assert_array_equal(call.pop("tilts"), series.tilts[1:4])
     np.testing.assert_array_equal(call.pop("angles"), [-2.0, 0.0, 2.0])
+    assert call.pop("method").name == "posterior"
+    settings = call.pop("settings")
+    assert (settings.num_samples, settings.num_steps) == (3, 9)
     assert call == {
         "thickness": 4,
-        "num_samples": 3,
-        "num_steps": 9,
-        "sampler": "mean",
         "prior": "p.safetensors",
         "key": 11,
         "log": "on",
@@ -97,7 +98,7 @@ def test_volumes_carry_values_voxel_size_and_labels(series, library, tmp_path):
     np.testing.assert_array_equal(mean.data.ravel(), np.arange(6 * 10 * 14))
     assert mean.voxel_size_angstrom == pytest.approx((20.0, 20.0, 20.0))
     assert dict(mean.header)["space group"].startswith("1")
-    assert "prior default, seed 0, sampler default" in mean.labels
+    assert "prior default, seed 0, method default" in mean.labels
     assert "2 samples of 5 steps" in mean.labels
     assert "5 tilts from -4 to 4 degrees" in mean.labels
     std = mrc.read_mrc(out / "grid_std.mrc")
@@ -133,7 +134,8 @@ def test_record_tells_all_that_is_needed_to_repeat_the_run(
     record = json.loads((out / "grid.temdiff.json").read_text())
     assert record["convention"] == "x=X*cos+Z*sin; order=zyx; center=(n-1)/2; axis=+Y"
     assert record["parameters"] == {
-        "thickness": 6, "samples": 2, "steps": 4, "sampler": "default",
+        "thickness": 6, "samples": 2, "steps": 4, "method": "default",
+        "rule": None, "solver": None, "schedule": None,
         "prior": "default", "seed": 5, "log": "auto", "weighting": "adaptive",
     }  # fmt: skip
     assert record["angles_deg"] == [-4.0, -2.0, 0.0, 2.0, 4.0]
@@ -302,7 +304,12 @@ def test_bad_files_are_one_line(series, library, tmp_path, capsys, spoil, comman
         (["--bin", "0"], "--bin"),
         (["--thickness", "-3"], "--thickness"),
         (["--thickness", "many"], "--thickness"),
-        (["--sampler", "best"], "--sampler: expected one of default, mean, posterior"),
+        (["--method", "dsp"], "did you mean 'dps'"),
+        (["--rule", "sirtt"], "rule: expected one of gradient"),
+        (["--rule", "none.py"], "--rule: expected the file none.py, found none"),
+        (["--solver", "eulr"], "did you mean 'euler'"),
+        (["--schedule", "karas"], "did you mean 'karras'"),
+        (["--method", "fbp", "--rule", "sirt"], "rule: expected a method that takes"),
         (["--weighting", "most"], "--weighting: expected one of off, robust"),
         (["--log", "maybe"], "--log: expected one of auto, off, on"),
         (["--tilt-axis", "q"], "tilt_axis"),

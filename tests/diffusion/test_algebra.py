@@ -37,7 +37,7 @@ def guesses(rule: algebra.Constraint | None, *more: algebra.Constraint):
     guess = algebra.predictor(gaussian)
     for each in (rule, *more):
         guess = guess if each is None else algebra.constrain(guess, each)
-    apply, aux, found = jax.jit(guess.apply), guess.init(), []
+    apply, aux, found = jax.jit(guess.apply), guess.init(X), []
     for sigma in SIGMAS[:-1]:
         x0, aux = apply(X, sigma, aux)
         found.append(x0)

@@ -1,5 +1,7 @@
 """Pulling guesses to tilts, and the posterior that the whole sampler draws from."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from temdiff_jax.diffusion import algebra, consistency, schedule
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse.problem import Frame, Measurement, Problem, Units
 from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.projector import project
 
@@ -28,14 +31,17 @@ def wide():
     )
 
 
-def frame_for(geometry, weight, unit=1.0, seed=0):
+def problem_for(geometry, weight, unit=1.0, seed=0):
+    """A problem, and a frame of its volumes."""
     rng = np.random.default_rng(seed)
-    return consistency.ResidualFrame(
-        jnp.asarray(rng.normal(size=geometry.volume_shape), jnp.float32),
-        jnp.float32(unit),
+    base = jnp.asarray(rng.normal(size=geometry.volume_shape), jnp.float32)
+    problem = Problem(
+        geometry,
         jnp.asarray(rng.normal(size=geometry.tilts_shape), jnp.float32),
         jnp.full((len(ANGLES), 1, 1), weight, jnp.float32),
+        Units(jnp.float32(0.0), jnp.float32(1.0)),
     )
+    return problem, Frame(base, jnp.float32(unit))
 
 
 def residuals(count=2):
@@ -51,37 +57,38 @@ def dense(geometry) -> np.ndarray:
 
 
 def test_residuals_and_volumes_are_inverse_and_the_margin_keeps_the_base(wide):
-    frame = frame_for(wide, 1.0, unit=0.3)
+    problem, frame = problem_for(wide, 1.0, unit=0.3)
     residual = residuals()[0]
-    volume = consistency.to_volume(residual, frame, wide)
+    volume = problem.to_volume(residual, frame)
     assert volume.shape == wide.volume_shape
     np.testing.assert_array_equal(volume[:, :MARGIN], frame.base[:, :MARGIN])
     np.testing.assert_array_equal(volume[:, -MARGIN:], frame.base[:, -MARGIN:])
     expected = frame.base[:, MARGIN:-MARGIN] + 0.3 * residual
     np.testing.assert_allclose(volume[:, MARGIN:-MARGIN], expected, rtol=1e-5)
-    back = consistency.to_residual(volume, frame, wide)
+    back = problem.to_variable(volume, frame)
     np.testing.assert_allclose(back, residual, atol=1e-5)
 
 
 @jax.jit
-def pull(frame, geometry, metric, sigma, x0):
-    rule = consistency.proximal_consistency(frame, geometry, metric, num_iters=40)
-    return rule.apply(x0, sigma, rule.init())[0]
+def pull(problem, frame, metric, sigma, x0):
+    data = problem.measurement(frame)
+    rule = consistency.proximal_consistency(data, metric, num_iters=40)
+    return rule.apply(x0, sigma, rule.init(x0))[0]
 
 
 @pytest.mark.slow
 def test_weight_zero_changes_nothing(wide):
     x0 = residuals()
-    out = pull(frame_for(wide, 0.0), wide, Metric(0.5, 0.1), 1.0, x0)
+    out = pull(*problem_for(wide, 0.0), Metric(0.5, 0.1), 1.0, x0)
     np.testing.assert_allclose(out, x0, atol=1e-6)
 
 
 @pytest.mark.slow
 def test_at_vanishing_noise_the_guess_stays(wide):
-    x0, frame = residuals(), frame_for(wide, 10.0)
-    out = pull(frame, wide, Metric(0.0, 1.0), 1e-3, x0)
+    x0, given = residuals(), problem_for(wide, 10.0)
+    out = pull(*given, Metric(0.0, 1.0), 1e-3, x0)
     np.testing.assert_allclose(out, x0, atol=1e-3)
-    moved = pull(frame, wide, Metric(0.0, 1.0), 10.0, x0)
+    moved = pull(*given, Metric(0.0, 1.0), 10.0, x0)
     assert np.max(np.abs(moved - x0)) > 0.1
 
 
@@ -89,15 +96,15 @@ def test_at_vanishing_noise_the_guess_stays(wide):
 @pytest.mark.parametrize("sigma", [0.5, 20.0])
 def test_p2_is_the_posterior_mean_of_a_gaussian_prior(geometry, sigma):
     weight, unit = 4.0, 0.5
-    frame, x0 = frame_for(geometry, weight, unit), residuals()
+    (problem, frame), x0 = problem_for(geometry, weight, unit), residuals()
     # Prior of the residual around the guess: variance r^2 = s^2 / (s^2 + 1) per unit.
     metric = Metric(0.0, 1.0 / unit**2)
     matrix = dense(geometry) * unit
     rho = (sigma**2 + 1) / sigma**2
     base = dense(geometry) @ np.ravel(frame.base)
-    data = np.ravel(frame.tilts) - base
+    data = np.ravel(problem.tilts) - base
     normal = weight * matrix.T @ matrix + rho * np.eye(NZ * NX)
-    out = pull(frame, geometry, metric, sigma, x0)
+    out = pull(problem, frame, metric, sigma, x0)
     for guess, got in zip(x0, out, strict=True):
         right = weight * matrix.T @ data + rho * np.ravel(guess)
         expected = np.linalg.solve(normal, right)
@@ -124,7 +131,7 @@ def test_margin_is_less_sure_the_steeper_the_rays(largest, expected):
 def test_margin_has_a_spread_that_no_noise_level_sharpens(wide, outside):
     """P2 with variance unit^2 r^2 in the field of view and unit^2 c^2 beside it."""
     weight, unit, sigma = 4.0, 0.5, 0.7
-    frame, x0 = frame_for(wide, weight, unit), residuals()
+    (problem, frame), x0 = problem_for(wide, weight, unit), residuals()
     _, width, _ = wide.volume_shape
     basis = jnp.eye(NZ * width).reshape(-1, NZ, width, 1)
     columns = jax.vmap(lambda volume: project(volume, wide))(basis)
@@ -133,15 +140,18 @@ def test_margin_has_a_spread_that_no_noise_level_sharpens(wide, outside):
     variance[:, MARGIN:-MARGIN] = unit**2 * sigma**2 / (sigma**2 + 1)
     precision = np.diag(1 / variance.ravel())
     rule = consistency.proximal_consistency(
-        frame, wide, Metric(0.0, 1.0 / unit**2), num_iters=40, outside=outside
+        problem.measurement(frame),
+        Metric(0.0, 1.0 / unit**2),
+        num_iters=40,
+        outside=outside,
     )
-    out = jax.jit(lambda x: rule.apply(x, jnp.float32(sigma), rule.init())[0])(x0)
+    out = jax.jit(lambda x: rule.apply(x, jnp.float32(sigma), rule.init(x))[0])(x0)
     for guess, got in zip(x0, out, strict=True):
-        start = np.ravel(consistency.to_volume(guess, frame, wide))
-        right = weight * matrix.T @ np.ravel(frame.tilts) + precision @ start
+        start = np.ravel(problem.to_volume(guess, frame))
+        right = weight * matrix.T @ np.ravel(problem.tilts) + precision @ start
         normal = weight * matrix.T @ matrix + precision
         solved = np.linalg.solve(normal, right).reshape(wide.volume_shape)
-        expected = consistency.to_residual(jnp.asarray(solved), frame, wide)
+        expected = problem.to_variable(jnp.asarray(solved), frame)
         np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
@@ -153,26 +163,26 @@ def test_sampler_draws_from_the_posterior_of_a_gaussian_prior(geometry):
     matrix = dense(geometry)
     truth = rng.normal(size=NZ * NX)
     tilts = matrix @ truth + rng.normal(size=len(matrix)) / np.sqrt(weight)
-    frame = consistency.ResidualFrame(
-        jnp.zeros(geometry.volume_shape),
-        jnp.float32(1.0),
+    problem = Problem(
+        geometry,
         jnp.asarray(tilts.reshape(geometry.tilts_shape), jnp.float32),
         jnp.full((len(ANGLES), 1, 1), weight, jnp.float32),
+        Units(jnp.float32(0.0), jnp.float32(1.0)),
     )
+    frame = Frame(jnp.zeros(geometry.volume_shape), jnp.float32(1.0))
     # From 80 on: what a start around 0 instead of the mean leaves behind is small.
     sigmas = schedule.karras(50, sigma_max=80.0)
 
     @jax.jit
-    def program(key, x, frame):
-        rule = consistency.proximal_consistency(
-            frame, geometry, Metric(0.0, 1.0), num_iters=16
-        )
+    def program(key, x, problem):
+        data = problem.measurement(frame)
+        rule = consistency.proximal_consistency(data, Metric(0.0, 1.0), num_iters=16)
         guess = algebra.predictor(lambda x, sigma: x / (1 + sigma**2))
         kernel = algebra.ddim(algebra.constrain(guess, rule), eta=0.0)
         return algebra.run(kernel, key, x, sigmas)[0].x
 
     start = sigmas[0] * jax.random.normal(jax.random.key(0), (count, NZ, NX, NY))
-    samples = np.asarray(program(jax.random.key(1), start, frame), np.float64)
+    samples = np.asarray(program(jax.random.key(1), start, problem), np.float64)
     samples = samples.reshape(count, -1)
     precision = weight * matrix.T @ matrix
     covariance = np.linalg.inv(precision + np.eye(NZ * NX))
@@ -200,7 +210,7 @@ def matrix_problem(*, seed=0, positive=False, weight=None):
         matrix[:, 3] = 0.0  # a voxel of no ray
         matrix[2] = 0.0  # a ray of no length
     weight = rng.uniform(0.5, 4.0, ROWS) if weight is None else weight
-    problem = consistency.Measurement(
+    problem = Measurement(
         lambda x: jnp.asarray(matrix) @ x,
         lambda r: jnp.asarray(matrix).T @ r,
         jnp.asarray(rng.normal(size=ROWS)),
@@ -210,12 +220,12 @@ def matrix_problem(*, seed=0, positive=False, weight=None):
 
 
 def applied(rule, x0, sigma=0.8):
-    return np.asarray(jax.jit(rule.apply)(x0, sigma, rule.init())[0])
+    return np.asarray(jax.jit(rule.apply)(x0, sigma, rule.init(x0))[0])
 
 
 def test_proximal_is_the_minimiser(x64):
     problem, matrix, x0 = matrix_problem()
-    weight = np.diag(problem.weight)
+    weight = np.diag(problem.precision.weight)
     rho = 2.0 * (1 + 1 / 0.8**2)
     rule = consistency.proximal(
         problem, consistency.white_precision(2.0), num_iters=DIM
@@ -228,7 +238,7 @@ def test_proximal_is_the_minimiser(x64):
 
 def test_p3_is_the_minimiser_and_p2_for_a_constant_variance(x64):
     problem, matrix, x0 = matrix_problem()
-    weight = np.diag(problem.weight)
+    weight = np.diag(problem.precision.weight)
     variance = np.linspace(0.0, 2.0, DIM)
     rule = consistency.proximal_voxelwise(
         problem, lambda x0, sigma: jnp.asarray(variance), num_iters=DIM + 2
@@ -267,7 +277,7 @@ def test_replace_range_is_the_limit_of_p2_for_sure_data(x64):
     data = np.asarray(problem.data)
     expected = x0 + (data - x0 @ matrix.T) @ inverse.T
     np.testing.assert_allclose(got, expected, atol=1e-9)
-    sure = problem._replace(weight=jnp.asarray(1e8))
+    sure = dataclasses.replace(problem, precision=jnp.asarray(1e8))
     limit = applied(consistency.proximal(sure, num_iters=40), x0)
     np.testing.assert_allclose(limit, expected, atol=1e-5)
     found = consistency.pseudo_inverse(problem, num_iters=40)
@@ -288,7 +298,7 @@ def test_replace_range_ignores_masked_data_and_bears_dependent_rows(x64):
     np.testing.assert_allclose(
         problem.noise_std(), np.sqrt(np.mean([1, 1 / 3, 1 / 2])), rtol=1e-9
     )
-    twice = consistency.Measurement(
+    twice = Measurement(
         lambda x: jnp.repeat(problem.forward(x), 2),
         lambda r: problem.adjoint(r[::2] + r[1::2]),
         jnp.repeat(problem.data, 2) + jnp.asarray([0.1, -0.1] * ROWS),
@@ -302,18 +312,18 @@ def test_replace_range_ignores_masked_data_and_bears_dependent_rows(x64):
 
 def test_gradient_and_curvature(x64):
     problem, matrix, x0 = matrix_problem()
-    normal = matrix.T @ np.diag(problem.weight) @ matrix
+    normal = matrix.T @ np.diag(problem.precision.weight) @ matrix
     largest = np.linalg.eigvalsh(normal)[-1]
     found = consistency.largest_curvature(problem, num_iters=100)
     np.testing.assert_allclose(found, largest, rtol=1e-6)
     got = applied(consistency.gradient(problem, 0.3), x0)
-    pulled = (problem.data - x0 @ matrix.T) * problem.weight @ matrix
+    pulled = (problem.data - x0 @ matrix.T) * problem.precision.weight @ matrix
     np.testing.assert_allclose(got, x0 + 0.3 * pulled, rtol=1e-9)
 
 
 def test_sart_sweeps_of_its_definition_and_sirt_without_weights(x64):
     problem, matrix, x0 = matrix_problem(positive=True)
-    lengths, weight = matrix.sum(axis=1), np.asarray(problem.weight)
+    lengths, weight = matrix.sum(axis=1), np.asarray(problem.precision.weight)
     rays = lengths > 0
 
     def sweep(x, weight):
@@ -352,16 +362,17 @@ def test_weight_zero_is_the_identity_and_new_numbers_compile_nothing(name, x64):
 
     @jax.jit
     def program(x0, sigma, data, weight):
-        rule = RULES[name](problem._replace(data=data, weight=weight))
-        return rule.apply(x0, sigma, rule.init())[0]
+        here = dataclasses.replace(problem, data=data, precision=weight)
+        rule = RULES[name](here)
+        return rule.apply(x0, sigma, rule.init(x0))[0]
 
     zero = jnp.zeros(ROWS)
     np.testing.assert_array_equal(program(x0, 0.8, problem.data, zero), x0)
-    moved = program(2 * x0, 0.3, 3 * problem.data, problem.weight)
+    moved = program(2 * x0, 0.3, 3 * problem.data, problem.precision.weight)
     assert np.max(np.abs(moved - 2 * x0)) > 1e-2
     assert program._cache_size() == 1
     # One sample at a time gives the same as the batch.
-    one = program(2 * x0[1:2], 0.3, 3 * problem.data, problem.weight)
+    one = program(2 * x0[1:2], 0.3, 3 * problem.data, problem.precision.weight)
     np.testing.assert_allclose(one[0], moved[1], rtol=1e-12)
 
 
@@ -376,9 +387,10 @@ def test_conditional_draws_have_the_law_of_data_and_guess(name, x64):
         draw = consistency.langevin(problem, num_steps=400, step=0.05)
     many = jnp.broadcast_to(x0[0], (count, DIM))
     samples = np.asarray(jax.jit(draw)(jax.random.key(0), many, variance))
-    precision = matrix.T @ np.diag(problem.weight) @ matrix + np.eye(DIM) / variance
+    weight = np.asarray(problem.precision.weight)
+    precision = matrix.T @ np.diag(weight) @ matrix + np.eye(DIM) / variance
     covariance = np.linalg.inv(precision)
-    right = matrix.T @ (problem.weight * problem.data) + x0[0] / variance
+    right = matrix.T @ (weight * problem.data) + x0[0] / variance
     error = samples.mean(axis=0) - covariance @ np.asarray(right)
     assert np.max(np.abs(error) / np.sqrt(np.diag(covariance) / count)) < 4
     np.testing.assert_allclose(np.cov(samples.T), covariance, atol=0.035)
@@ -386,22 +398,21 @@ def test_conditional_draws_have_the_law_of_data_and_guess(name, x64):
 
 def test_the_projector_as_measurement_gives_the_default_update(wide):
     """P2 written for tilts and P2 on functions are one rule, inside the margin."""
-    frame = frame_for(wide, 3.0, unit=0.5)
-    problem = consistency.projector_measurement(frame, wide)
+    whole, frame = problem_for(wide, 3.0, unit=0.5)
+    problem = whole.measurement(frame)
     x = residuals()[0]
     tilts = jnp.asarray(np.random.default_rng(1).normal(size=wide.tilts_shape))
     left = jnp.vdot(problem.forward(x), tilts)
     np.testing.assert_allclose(left, jnp.vdot(x, problem.adjoint(tilts)), rtol=1e-4)
-    full = consistency.to_volume(x, frame, wide)
-    expected = frame.tilts - project(full, wide)
+    full = whole.to_volume(x, frame)
+    expected = whole.tilts - project(full, wide)
     np.testing.assert_allclose(problem.residual(x), expected, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_p2_on_functions_is_p2_on_tilts(geometry):
-    frame, x0 = frame_for(geometry, 4.0, unit=0.5), residuals()
-    problem = consistency.projector_measurement(frame, geometry)
-    generic = consistency.proximal(problem, num_iters=40)
+    (problem, frame), x0 = problem_for(geometry, 4.0, unit=0.5), residuals()
+    generic = consistency.proximal(problem.measurement(frame), num_iters=40)
     got = jax.jit(generic.apply)(x0, 0.7, ())[0]
-    expected = pull(frame, geometry, Metric(0.0, 1.0 / 0.5**2), 0.7, x0)
+    expected = pull(problem, frame, Metric(0.0, 1.0 / 0.5**2), 0.7, x0)
     np.testing.assert_allclose(got, expected, atol=2e-4)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from temdiff_jax.diffusion import consistency
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse import cg, precision
+from temdiff_jax.inverse.problem import Frame, Measurement, Problem, Units
 from temdiff_jax.inverse.quadratic import Metric, apply_metric, proximal_update
 from temdiff_jax.inverse.tikhonov import TikhonovSettings, tikhonov_normalised
 from temdiff_jax.projector import backproject, normal_op, project
@@ -235,7 +238,8 @@ def test_every_solve_with_a_weight_takes_a_precision(small):
         found, _ = proximal_update(start, tilts, geometry, built, metric, num_iters=200)
         np.testing.assert_allclose(found, start + step.reshape(shape), atol=1e-8)
     settings = TikhonovSettings(0.5, 0.2, 200)
-    found = tikhonov_normalised(tilts, geometry, built, settings)
+    problem = Problem(geometry, tilts, built, Units(jnp.zeros(()), jnp.ones(())))
+    found = tikhonov_normalised(problem, settings)
     start = jnp.zeros(shape)
     expected, _ = proximal_update(start, tilts, geometry, built, metric, num_iters=200)
     np.testing.assert_array_equal(found, expected)
@@ -251,15 +255,15 @@ def test_every_solve_with_a_weight_takes_a_precision(small):
 def test_rules_of_the_samplers_take_a_precision(small):
     """Directly where they apply a weight; whitened where they need its root."""
     geometry, tilts, built = small
-    frame = consistency.ResidualFrame(
-        jnp.zeros(geometry.volume_shape), jnp.float64(0.7), tilts, built
-    )
-    direct = consistency.projector_measurement(frame, geometry)
-    white = direct._replace(
+    problem = Problem(geometry, tilts, built, Units(jnp.zeros(()), jnp.ones(())))
+    frame = Frame(jnp.zeros(geometry.volume_shape), jnp.float64(0.7))
+    direct = problem.measurement(frame)
+    white = dataclasses.replace(
+        direct,
         forward=lambda v: built.whiten(direct.forward(v)),
         adjoint=lambda t: direct.adjoint(built.whiten_transpose(t)),
         data=built.whiten(direct.data),
-        weight=1.0,
+        precision=1.0,
     )
     fov = geometry.crop(frame.base).shape
     guess = jax.random.normal(jax.random.key(0), (2, *fov), jnp.float64)
@@ -270,14 +274,12 @@ def test_rules_of_the_samplers_take_a_precision(small):
             consistency.proximal(data, num_iters=60),
             consistency.gradient(data, 0.01),
         ):
-            results.append(rule.apply(guess, sigma, rule.init())[0])
+            results.append(rule.apply(guess, sigma, rule.init(guess))[0])
     np.testing.assert_allclose(results[0], results[2], atol=1e-9)
     np.testing.assert_allclose(results[1], results[3], atol=1e-12)
     # P4, the default sampler's own rule.
-    rule = consistency.proximal_consistency(
-        frame, geometry, Metric(0.0, 1 / 0.49), num_iters=80
-    )
-    same = rule.apply(guess, sigma, rule.init())[0]
+    rule = consistency.proximal_consistency(direct, Metric(0.0, 1 / 0.49), num_iters=80)
+    same = rule.apply(guess, sigma, rule.init(guess))[0]
     assert same.shape == guess.shape and np.all(np.isfinite(same))
 
 
@@ -288,11 +290,11 @@ def test_exact_draws_given_correlated_data(small):
     geometry, tilts, built = small
     shape = geometry.volume_shape
     size = int(np.prod(shape))
-    data = consistency.Measurement(
+    data = Measurement(
         forward=lambda v: built.whiten(project(v, geometry)),
         adjoint=lambda t: backproject(built.whiten_transpose(t), geometry),
         data=built.whiten(tilts),
-        weight=1.0,
+        precision=1.0,
     )
     normal = np.asarray(
         jax.vmap(data.normal)(jnp.eye(size).reshape(size, *shape))

@@ -3,6 +3,7 @@
 Random weights make no good volume; what is checked here holds for any weights.
 """
 
+import dataclasses
 import inspect
 import logging
 
@@ -11,20 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax import layout
+from temdiff_jax import baselines, layout
+from temdiff_jax.diffusion import algebra, methods
 from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import Prior, load_prior, save_prior
 from temdiff_jax.projector import project
-from temdiff_jax.reconstruction import posterior
-from temdiff_jax.reconstruction.api import reconstruct
+from temdiff_jax.reconstruction import reconstruct, sample
+from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.series import weighting
 
 ANGLES = np.array([-12.0, -5.0, 0.0, 6.0, 13.0])
 NUM, HEIGHT, WIDTH, THICKNESS = 5, 8, 12, 8
 SAMPLES, STEPS, GROUP = 4, 4, 2
-OPTIONS = posterior.Options(window=32, cg_iters=3, mean_cg_iters=4)
+SETTINGS = Settings(window=32, cg_iters=3, mean_cg_iters=4)
 CARD = {
     "name": "tiny",
     "network": {"channels": [8, 8], "blocks": [1, 1], "groups": 4, "embedding": 64},
@@ -73,7 +75,7 @@ def two_at_a_time():
     """Samples come in groups, as they do for volumes of a usual size."""
     with pytest.MonkeyPatch.context() as patch:
         voxels = GROUP * THICKNESS * HEIGHT * WIDTH
-        patch.setattr(posterior, "BATCH_VOXELS", voxels + 1)
+        patch.setattr(sample, "BATCH_VOXELS", voxels + 1)
         yield
 
 
@@ -87,7 +89,7 @@ def run(prior):
             "num_steps": STEPS,
             "contrast": "bright",
             "weighting": "robust",  # compiles sooner than the default
-            "options": OPTIONS,
+            "settings": SETTINGS,
         }
         return reconstruct(tilts, angles, **settings | options)
 
@@ -105,7 +107,7 @@ def result(prior):
         num_steps=STEPS,
         contrast="bright",
         weighting="robust",
-        options=OPTIONS,
+        settings=SETTINGS,
         keep_samples=True,
         voxel_size_angstrom=20.0,
     )
@@ -164,7 +166,7 @@ def test_provenance_is_plain_and_complete(result):
     assert record["prior"]["name"] == "tiny" and len(record["prior"]["sha256"]) == 64
     assert record["range_seen_in_training"] == "inside"
     assert (record["num_samples"], record["num_steps"]) == (SAMPLES, STEPS)
-    assert record["options"]["window"] == 32 and record["knobs"]["eta"] == 0.85
+    assert record["settings"]["window"] == 32 and record["settings"]["eta"] == 0.85
     assert record["key"] == [0, 0] and record["thickness"] == THICKNESS
 
 
@@ -224,14 +226,14 @@ def test_tilt_of_weight_zero_is_not_fitted(result, run):
 def test_robust_weighting_doubts_the_tilt_that_disagrees(run):
     spoilt = TILTS.copy()
     spoilt[3] = spoilt[3, ::-1, ::-1] * 1.5
-    found = run(spoilt, sampler="mean", weighting="robust")
+    found = run(spoilt, method="mean", weighting="robust")
     record = found.provenance["weighting"]
     assert record["form"] == "robust" and len(record["factors"]) == NUM
     assert int(np.argmax(found.chi2)) == 3 and found.chi2[3] > 2
     assert record["unreliable"][0]["tilt"] == 3
     assert int(np.argmin(found.weights)) == 3
     order = np.array([3, 0, 4, 2, 1])
-    mixed = run(spoilt[order], ANGLES[order], sampler="mean", weighting="robust")
+    mixed = run(spoilt[order], ANGLES[order], method="mean", weighting="robust")
     np.testing.assert_array_equal(mixed.mean, found.mean)
     assert mixed.provenance["weighting"]["unreliable"][0]["tilt"] == 0
 
@@ -239,11 +241,11 @@ def test_robust_weighting_doubts_the_tilt_that_disagrees(run):
 @pytest.mark.slow
 def test_default_weighting_tells_how_far_tilts_are_off(run):
     default = inspect.signature(reconstruct).parameters["weighting"].default
-    record = run(sampler="mean", weighting=default).provenance["weighting"]
+    record = run(method="mean", weighting=default).provenance["weighting"]
     assert record["form"] == "adaptive" and 0 <= record["misalignment_px"] < 2
     still = weighting.Spread(*[0.0] * 7)
-    found = run(sampler="mean", weighting=default, spread=still)
-    robust = run(sampler="mean", weighting="robust")
+    found = run(method="mean", weighting=default, spread=still)
+    robust = run(method="mean", weighting="robust")
     assert found.provenance["weighting"]["misalignment_px"] == 0.0
     scale = np.abs(robust.mean).max()
     np.testing.assert_allclose(found.mean, robust.mean, atol=2e-3 * scale)
@@ -266,7 +268,7 @@ def test_weighting_for_misalignment_reaches_mean_and_samples(run, result, form):
 
 def test_one_call_estimate_has_no_spread(run, result):
     calls = []
-    once = run(sampler="mean", on_progress=lambda *call: calls.append(call))
+    once = run(method="mean", on_progress=lambda *call: calls.append(call))
     assert once.mean.shape == result.mean.shape and np.all(np.isfinite(once.mean))
     assert not np.any(once.std)
     np.testing.assert_array_equal(once.tikhonov, result.tikhonov)
@@ -275,7 +277,7 @@ def test_one_call_estimate_has_no_spread(run, result):
 
 
 def test_default_is_the_call_with_the_spread_of_the_samples(run, result):
-    once, drawn = run(sampler="mean"), run(sampler="posterior", keep_samples=True)
+    once, drawn = run(method="mean"), run(method="posterior", keep_samples=True)
     np.testing.assert_array_equal(result.mean, once.mean)
     np.testing.assert_array_equal(result.chi2, once.chi2)
     np.testing.assert_array_equal(result.std, drawn.std)
@@ -301,7 +303,9 @@ def test_second_series_of_the_same_extents_compiles_nothing(run, result, caplog)
             TILTS + 1,
             ANGLES * 0.99,
             key=7,
-            knobs=posterior.Knobs(0.5, 2.0, 10.0),
+            settings=dataclasses.replace(
+                SETTINGS, eta=0.5, prior_precision=2.0, consistency_from=10.0
+            ),
             tilt_weights=np.full(NUM, 0.5),
         )
     compiled = [r.message for r in caplog.records if "XLA compilation" in r.message]
@@ -312,7 +316,7 @@ def test_second_series_of_the_same_extents_compiles_nothing(run, result, caplog)
     ("number", "most", "expected"), [(8, 3, 2), (8, 8, 8), (7, 4, 1), (6, 0, 1)]
 )
 def test_groups_are_of_equal_size(number, most, expected):
-    assert posterior._largest_divisor(number, most) == expected
+    assert sample.largest_divisor(number, most) == expected
 
 
 def test_loaded_prior_is_taken_as_it_is(run, prior, result):
@@ -339,7 +343,7 @@ FLAT[1] = 3.0
         ({"tilts": TILTS[:, :2]}, "at least 3 x 3 pixels"),
         ({"thickness": 0}, "thickness: expected a whole number"),
         ({"thickness": 2.5}, "thickness: expected a whole number"),
-        ({"sampler": "best"}, r"expected one of \['default', 'mean', 'posterior'\]"),
+        ({"method": "dsp"}, r"expected one of default, mean, .*did you mean 'dps'"),
         ({"weighting": "most"}, "weighting: expected one of"),
         ({"prior": "defualt"}, "prior: expected one of .*'defualt'"),
         ({"num_samples": 0}, "num_samples"),
@@ -352,9 +356,9 @@ FLAT[1] = 3.0
         ({"tilt_weights": -np.ones(5)}, "tilt_weights"),
         ({"tilt_weights": np.zeros(5)}, "not all zero"),
         ({"voxel_size_angstrom": -1.0}, "voxel_size_angstrom"),
-        ({"options": posterior.Options(window=30)}, "multiple of 4 above 16"),
-        ({"options": posterior.Options(window=16)}, "multiple of 4 above 16"),
-        ({"options": posterior.Options(lateral=18)}, "options.lateral: expected a"),
+        ({"settings": Settings(window=30)}, "multiple of 4 above 16"),
+        ({"settings": Settings(window=16)}, "multiple of 4 above 16"),
+        ({"settings": Settings(lateral=18)}, "settings.lateral: expected a"),
     ],
 )
 def test_bad_input_is_one_line(run, change, expected):
@@ -365,16 +369,57 @@ def test_bad_input_is_one_line(run, change, expected):
 
 @pytest.mark.slow
 def test_solver_is_one_option_and_one_program(run):
-    before = posterior.sample_chunk._cache_size()
-    first = run(sampler="posterior", options=OPTIONS._replace(solver="dpm++2m_sde"))
-    few_noise = posterior.Knobs(eta=0.1)
-    again = run(sampler="posterior", knobs=few_noise)
+    before = sample._advance._cache_size()
+    few_noise = dataclasses.replace(SETTINGS, eta=0.1)
+    first = run(method="posterior", solver="dpm++2m_sde")
+    again = run(method="posterior", settings=few_noise)
     np.testing.assert_array_equal(first.mean, again.mean)  # eta is not its own
-    ddim = OPTIONS._replace(solver="ddim")
-    other = run(sampler="posterior", options=ddim)
+    other = run(method="posterior", solver="ddim")
     assert np.max(np.abs(first.mean - other.mean)) > 0
-    less = run(sampler="posterior", options=ddim, knobs=few_noise)
+    less = run(method="posterior", solver="ddim", settings=few_noise)
     assert np.max(np.abs(less.mean - other.mean)) > 0
-    assert posterior.sample_chunk._cache_size() <= before + 2
-    with pytest.raises(InputError, match="options.solver: expected one of"):
-        run(options=OPTIONS._replace(solver="euler"))
+    assert sample._advance._cache_size() <= before + 2
+
+
+def double_pull(data):
+    """A rule of a user: twice the gradient step."""
+    step = methods.RULES["gradient"](data)
+    return algebra.chain(step, step)
+
+
+def test_a_rule_changes_volume_and_samples(run, result):
+    ours = run(rule=double_pull, keep_samples=True)
+    assert np.max(np.abs(ours.mean - result.mean)) > 1e-3
+    assert np.max(np.abs(ours.samples - result.samples)) > 1e-3
+    assert ours.provenance["settings"]["rule"] == "double_pull"
+    named = run(rule="none", method="mean")
+    assert np.max(np.abs(named.mean - ours.mean)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"rule": "sirtt"}, "rule: expected one of gradient, .*did you mean 'sirt'"),
+        ({"solver": "eulr"}, "solver: expected one of .*did you mean 'euler'"),
+        ({"schedule": "karas"}, "schedule: expected one of .*did you mean 'karras'"),
+        ({"rule": "sirt", "method": "fbp"}, "rule: expected a method that takes one"),
+        ({"rule": "sirt", "method": "dds"}, "got dds, which has its own"),
+        ({"solver": "heun", "method": "mean"}, "solver: expected a method that takes"),
+        ({"method": "dolce", "prior": "default"}, "weights of its own for dolce"),
+        ({"method": "dolce"}, "expected a conditional network of volumes for dolce"),
+    ],
+)
+def test_unknown_or_misplaced_choices_are_one_line(run, change, expected):
+    with pytest.raises(InputError, match=expected) as caught:
+        run(**change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["fbp", "sirt", "sart", "tv", "tikhonov"])
+def test_classical_methods_are_those_of_baselines(run, name):
+    found = run(method=name, weighting="off")
+    expected = getattr(baselines, name)(TILTS, ANGLES, thickness=THICKNESS)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found.mean, expected, atol=1e-4 * scale)
+    assert not np.any(found.std) and found.samples is None
+    assert found.provenance["method"] == name

@@ -37,11 +37,11 @@ def tilts(geometry):
 def test_prepared_parts_have_the_promised_shapes(geometry, tilts):
     ready = prepare(tilts, geometry, SETTINGS)
     assert ready.tilts.shape == geometry.tilts_shape
-    assert ready.weight.shape == (5, 1, 1)
-    assert ready.tikhonov.shape == geometry.volume_shape
-    assert ready.coverage.shape == (8, 20, 1)
-    assert ready.features.shape == (NUM_FEATURES,)
-    assert ready.level.shape == ready.scaling.mean.shape == ()
+    assert ready.precision.weight.shape == (5, 1, 1)
+    assert ready.shown.tikhonov.shape == geometry.volume_shape
+    assert ready.shown.coverage.shape == (8, 20, 1)
+    assert ready.shown.features.shape == (NUM_FEATURES,)
+    assert ready.shown.level.shape == ready.units.mean.shape == ()
     for leaf in jax.tree.leaves(ready):
         assert leaf.dtype == jnp.float32
         assert np.all(np.isfinite(leaf))
@@ -50,15 +50,15 @@ def test_prepared_parts_have_the_promised_shapes(geometry, tilts):
 @pytest.mark.slow
 def test_level_is_the_spread_over_the_field_of_view(geometry, tilts):
     ready = prepare(tilts, geometry, SETTINGS)
-    inside = np.asarray(ready.tikhonov)[:, 3:17]
-    assert float(ready.level) == pytest.approx(np.std(inside), rel=1e-5)
+    inside = np.asarray(ready.shown.tikhonov)[:, 3:17]
+    assert float(ready.shown.level) == pytest.approx(np.std(inside), rel=1e-5)
 
 
 def test_estimate_in_input_units_explains_the_tilts(geometry, tilts):
     ready = prepare(tilts, geometry, SETTINGS)
-    volume = ready.tikhonov * ready.scaling.contrast + ready.scaling.mean
+    volume = ready.shown.tikhonov * ready.units.contrast + ready.units.mean
     misfit = float(jnp.std(project(volume, geometry) - tilts))
-    slab = float(jnp.std(ready.scaling.mean * ray_lengths(geometry) - tilts))
+    slab = float(jnp.std(ready.units.mean * ray_lengths(geometry) - tilts))
     assert misfit < 0.35 * slab
 
 
@@ -68,13 +68,13 @@ def test_condition_has_no_unit(geometry, tilts, factor, density):
     other = prepare(
         factor * tilts + density * ray_lengths(geometry), geometry, SETTINGS
     )
-    atol = 5e-3 * float(base.level)
-    np.testing.assert_allclose(other.tikhonov, base.tikhonov, atol=atol)
-    np.testing.assert_allclose(other.level, base.level, rtol=5e-3)
-    np.testing.assert_allclose(other.features, base.features, atol=5e-3)
-    np.testing.assert_allclose(other.coverage, base.coverage, atol=1e-2)
+    atol = 5e-3 * float(base.shown.level)
+    np.testing.assert_allclose(other.shown.tikhonov, base.shown.tikhonov, atol=atol)
+    np.testing.assert_allclose(other.shown.level, base.shown.level, rtol=5e-3)
+    np.testing.assert_allclose(other.shown.features, base.shown.features, atol=5e-3)
+    np.testing.assert_allclose(other.shown.coverage, base.shown.coverage, atol=1e-2)
     np.testing.assert_allclose(
-        other.scaling.mean, factor * base.scaling.mean + density, rtol=1e-3
+        other.units.mean, factor * base.units.mean + density, rtol=1e-3
     )
 
 
@@ -88,10 +88,16 @@ def test_dropping_a_tilt_equals_never_having_had_it(geometry, tilts):
         geometry, angles_rad=geometry.angles_rad[kept], steep=(False,) * 4
     )
     without = prepare(tilts[kept], shorter, SETTINGS)
-    atol = 1e-3 * float(without.level)
-    np.testing.assert_allclose(dropped.tikhonov, without.tikhonov, atol=atol)
-    np.testing.assert_allclose(dropped.coverage, without.coverage, atol=1e-4)
-    np.testing.assert_allclose(dropped.features, without.features, atol=1e-3)
+    atol = 1e-3 * float(without.shown.level)
+    np.testing.assert_allclose(
+        dropped.shown.tikhonov, without.shown.tikhonov, atol=atol
+    )
+    np.testing.assert_allclose(
+        dropped.shown.coverage, without.shown.coverage, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        dropped.shown.features, without.shown.features, atol=1e-3
+    )
 
 
 def test_features_are_logarithms_of_range_count_thickness_noise_and_misfit(geometry):
@@ -125,10 +131,12 @@ def test_features_of_one_tilt_are_finite():
 @pytest.mark.slow
 def test_prepare_agrees_with_its_parts(geometry, tilts):
     ready = prepare(tilts, geometry, SETTINGS)
-    scaling = noise.estimate_scaling(tilts, geometry)
-    np.testing.assert_allclose(ready.scaling, scaling, rtol=1e-5)
+    scaling = noise.estimate_units(tilts, geometry)
+    np.testing.assert_allclose(ready.units, scaling, rtol=1e-5)
     np.testing.assert_allclose(
-        ready.coverage, noise.coverage(geometry, ready.weight), atol=1e-6
+        ready.shown.coverage,
+        noise.coverage(geometry, ready.precision.weight),
+        atol=1e-6,
     )
 
 

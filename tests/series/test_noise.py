@@ -64,7 +64,7 @@ def test_noise_of_a_plane_is_zero():
 @pytest.mark.slow
 def test_mean_is_that_of_a_uniform_slab(geometry):
     tilts = jnp.broadcast_to(2.5 * ray_lengths(geometry), geometry.tilts_shape)
-    scaling = noise.estimate_scaling(tilts, geometry)
+    scaling = noise.estimate_units(tilts, geometry)
     assert float(scaling.mean) == pytest.approx(2.5, rel=1e-5)
     assert np.max(np.abs(noise.normalise_tilts(tilts, geometry, scaling))) < 20
     assert np.isfinite(scaling.contrast)
@@ -72,7 +72,7 @@ def test_mean_is_that_of_a_uniform_slab(geometry):
 
 def test_empty_tilts_do_not_divide_by_zero(geometry):
     tilts = jnp.zeros(geometry.tilts_shape)
-    scaling = noise.estimate_scaling(tilts, geometry)
+    scaling = noise.estimate_units(tilts, geometry)
     assert float(scaling.mean) == 0 and float(scaling.contrast) == 1
     weight = noise.data_precision(noise.normalise_tilts(tilts, geometry, scaling))
     assert np.all(np.isfinite(weight))
@@ -88,14 +88,14 @@ def test_contrast_of_a_random_medium_is_about_its_standard_deviation():
         [0.0], thickness=32, width=64, height=64, lateral_margin=0
     )
     tilts = project(jnp.asarray(volume, jnp.float32), geometry)
-    scaling = noise.estimate_scaling(tilts, geometry)
+    scaling = noise.estimate_units(tilts, geometry)
     assert float(scaling.contrast) == pytest.approx(0.7, rel=0.2)
 
 
 def test_scaling_follows_the_unit_and_the_density_of_the_slab(geometry, tilts):
-    base = noise.estimate_scaling(tilts, geometry)
+    base = noise.estimate_units(tilts, geometry)
     slab = ray_lengths(geometry)
-    other = noise.estimate_scaling(10 * tilts + 4 * slab, geometry)
+    other = noise.estimate_units(10 * tilts + 4 * slab, geometry)
     assert float(other.mean) == pytest.approx(10 * float(base.mean) + 4, rel=1e-4)
     assert float(other.contrast) == pytest.approx(10 * float(base.contrast), rel=1e-3)
 
@@ -103,7 +103,7 @@ def test_scaling_follows_the_unit_and_the_density_of_the_slab(geometry, tilts):
 @pytest.mark.parametrize(("factor", "density"), [(10.0, 0.0), (1.0, 5.0), (0.1, -2.0)])
 def test_normalised_tilts_and_weights_have_no_unit(geometry, tilts, factor, density):
     def normalise(series):
-        scaling = noise.estimate_scaling(series, geometry)
+        scaling = noise.estimate_units(series, geometry)
         out = noise.normalise_tilts(series, geometry, scaling)
         return out, noise.data_precision(out)
 
@@ -116,8 +116,8 @@ def test_normalised_tilts_and_weights_have_no_unit(geometry, tilts, factor, dens
 def test_a_tilt_without_validity_has_no_influence(geometry, tilts):
     valid = jnp.asarray([1.0, 1.0, 0.0, 1.0, 1.0])
     spoilt = tilts.at[2].set(1e3)
-    clean = noise.estimate_scaling(tilts, geometry, valid)
-    dirty = noise.estimate_scaling(spoilt, geometry, valid)
+    clean = noise.estimate_units(tilts, geometry, valid)
+    dirty = noise.estimate_units(spoilt, geometry, valid)
     np.testing.assert_allclose(dirty.mean, clean.mean, rtol=1e-6)
     np.testing.assert_allclose(dirty.contrast, clean.contrast, rtol=1e-5)
     weight = noise.data_precision(spoilt, valid)

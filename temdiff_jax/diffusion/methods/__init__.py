@@ -1,7 +1,7 @@
 """Published posterior samplers, each a few lines of the algebra.
 
 Every method is a function ``(denoise, problem, ...) -> Sampler`` of a denoiser
-``(x [b, ...], sigma) -> x0`` and a ``consistency.Measurement``; ``algebra.draw`` runs
+``(x [b, ...], sigma) -> x0`` and a ``Measurement``; ``algebra.draw`` runs
 it.  Defaults follow the papers or their programs where they apply.  What holds for
 all:
 
@@ -12,18 +12,22 @@ all:
   and end at zero after the smallest;
 - pseudo-inverses are conjugate-gradient solves, not singular value decompositions.
 
-What each one gets wrong on a posterior known in closed form is in docs/samplers.md.
+What each one gets wrong on a posterior known in closed form:
+docs/reports/samplers.md.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from temdiff_jax.diffusion import algebra, schedule, solvers
+from temdiff_jax.diffusion import algebra, consistency, schedule, solvers
 from temdiff_jax.diffusion.algebra import Sampler
 from temdiff_jax.diffusion.methods import flows, guided, slicewise, unguided
-from temdiff_jax.errors import InputError
+from temdiff_jax.errors import check_known
+from temdiff_jax.inverse.problem import Measurement
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "proximal-ddim": unguided.proximal_ddim,
@@ -51,7 +55,8 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 SOLVERS: dict[str, Callable[..., algebra.Kernel]] = {
     "ancestral": solvers.ancestral,
     "ddim": solvers.ddim,
-    "dpm-solver-2m": solvers.dpm_solver_2m,
+    "dpm++2m": solvers.dpm_solver_2m,
+    "dpm++2m_sde": solvers.dpm_solver_2m_sde,
     "euler": solvers.euler,
     "flow-euler": solvers.flow_euler,
     "flow-heun": solvers.flow_heun,
@@ -67,15 +72,41 @@ SCHEDULES: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def lookup(table: Mapping[str, Any], name: str) -> Any:
-    """Entry of one of the tables above.
+def _gradient(data: Measurement) -> algebra.Constraint:
+    """One gradient step of the length of the inverse largest curvature."""
+    largest = consistency.largest_curvature(data)
+    return consistency.gradient(data, 1.0 / jnp.where(largest > 0, largest, 1.0))
+
+
+def _none(data: Measurement) -> algebra.Constraint:
+    """Leaves every guess as it is."""
+    del data
+    return algebra.identity()
+
+
+# Ways to pull a guess to the data, each ``Measurement -> Constraint``.
+RULES: dict[str, Callable[[Measurement], algebra.Constraint]] = {
+    "gradient": _gradient,
+    "none": _none,
+    "proximal": functools.partial(consistency.proximal, num_iters=8),
+    "replace-range": functools.partial(consistency.replace_range, num_iters=8),
+    "sart": consistency.sart,
+    "sirt": consistency.sirt,
+}
+
+
+def named(kind: str, value: Any, table: Mapping[str, Any]) -> Any:
+    """What is meant by a name of one of the tables; what is no name stays.
+
+    Args:
+      kind: What the table holds, for the message.
+      value: A name, a function, or None.
+      table: One of those above.
 
     Raises:
-      InputError: No such name; the message lists those that exist.
+      InputError: No such name; the message lists those that exist, and the nearest.
     """
-    if name not in table:
-        raise InputError(
-            f"name: expected one of {', '.join(sorted(table))}, got {name!r}; write "
-            f"one of them, or pass the function itself"
-        )
-    return table[name]
+    if not isinstance(value, str):
+        return value
+    check_known(kind, value, table)
+    return table[value]

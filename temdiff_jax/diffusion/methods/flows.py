@@ -13,8 +13,8 @@ from jax import lax
 
 from temdiff_jax.diffusion import algebra, consistency, schedule, solvers
 from temdiff_jax.diffusion.algebra import Sampler, State
-from temdiff_jax.diffusion.consistency import Measurement
 from temdiff_jax.diffusion.guidance import Denoiser
+from temdiff_jax.inverse.problem import Measurement
 
 # The program's gamma = 1 over the largest eigenvalue of its A^T A: 40 views of images
 # of 512 rows, in pixels.
@@ -42,11 +42,10 @@ def pnp_flow(
     sigmas = schedule.flow_uniform(100) if sigmas is None else sigmas
     relative = step_size / consistency.largest_curvature(problem)
 
-    def fit(x, sigma):
-        size = relative * (sigma / (1.0 + sigma)) ** power
-        return consistency.gradient(problem, size).apply(x, sigma, ())[0]
+    def size(sigma):
+        return relative * (sigma / (1.0 + sigma)) ** power
 
-    guess, rule = algebra.predictor(denoise), algebra.constraint(fit)
+    guess, rule = algebra.predictor(denoise), consistency.gradient(problem, size)
     return algebra.sampler(
         solvers.averaged(guess, rule, count=average),
         sigmas,
@@ -131,7 +130,7 @@ def efmct(
 
     Default grid: ``flow_uniform(50)``.
 
-    Source: as for ``fmct``.
+    Source: Shi et al., MICCAI 2026, and its released program, as ``fmct``.
     """
     sigmas = schedule.flow_uniform(50) if sigmas is None else sigmas
     plain = problem.unweighted()
@@ -139,7 +138,7 @@ def efmct(
     fit = consistency.proximal(plain, lambda sigma: strength, num_iters=num_iters)
 
     def misfit(x):
-        return jnp.linalg.norm((plain.weight * plain.residual(x)).ravel())
+        return jnp.linalg.norm((plain.precision * plain.residual(x)).ravel())
 
     def init(x):
         # No velocity yet: as if it had been used as often as it may.
@@ -162,7 +161,7 @@ def efmct(
         velocity = lax.cond(jnp.all(keep), lambda: velocity, renew)
         inside = inside + (after - time) * velocity
         x0 = inside - after * velocity
-        fitted, _ = fit.apply(x0, sigma, ())
+        fitted, _ = fit.apply(x0, sigma, fit.init(x0))
         x = (inside + fitted - x0) / (1.0 - after)
         aux = (velocity, jnp.where(keep, used + 1, 0))
         return State(x, fitted, aux), algebra.Info(sigma, algebra.rms(x - state.x))

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 
 from temdiff_jax.diffusion import algebra, consistency, schedule, solvers
 from temdiff_jax.diffusion.algebra import Sampler
-from temdiff_jax.diffusion.consistency import Measurement
 from temdiff_jax.diffusion.guidance import (
     Denoiser,
     moment_matching,
-    pull_back,
     residual_norm,
     search_input,
     white_guess,
+    with_gradient,
 )
 from temdiff_jax.diffusion.methods.unguided import CG_ITERS
+from temdiff_jax.inverse.problem import Measurement
 
 
 def dps(
@@ -41,20 +41,20 @@ def dps(
     Source: Chung et al., ICLR 2023, algorithm 1 and its released program.
     """
     sigmas = schedule.vp_linear(1000) if sigmas is None else sigmas
-    kernel = solvers.ancestral(algebra.predictor(denoise))
-    kernel = algebra.then(kernel, _norm_step(denoise, problem, scale))
-    return algebra.sampler(kernel, sigmas, calls=2, backward=1)
+    return algebra.sampler(_norm_kernel(denoise, problem, scale), sigmas, backward=1)
 
 
-def _norm_step(denoise: Denoiser, problem: Measurement, scale):
-    pull = pull_back(denoise, residual_norm(problem))
+def _norm_kernel(
+    denoise: Denoiser, problem: Measurement, scale: float | jax.Array
+) -> algebra.Kernel:
     zeta = scale * problem.noise_std() * jnp.sqrt(problem.data.size)
 
     def change(key, before, after, sigma, sigma_next):
         view = jnp.sqrt((1.0 + sigma**2) * (1.0 + sigma_next**2))
-        return after.x + zeta * view * pull(before.x, sigma)
+        return after.x + zeta * view * after.aux
 
-    return change
+    guess = with_gradient(denoise, residual_norm(problem))
+    return algebra.then(solvers.ancestral(guess), change)
 
 
 def mcg(
@@ -82,11 +82,10 @@ def mcg(
     def project(key, before, after, sigma, sigma_next):
         # A^+ (y + s' A z - A x) + x, with z moved to the volume.
         noise = sigma_next * jax.random.normal(key, after.x.shape, after.x.dtype)
-        return rule.apply(after.x - noise, sigma, rule.init())[0] + noise
+        return rule.apply(after.x - noise, sigma, rule.init(after.x))[0] + noise
 
-    kernel = solvers.ancestral(algebra.predictor(denoise))
-    kernel = algebra.then(kernel, _norm_step(denoise, problem, scale))
-    return algebra.sampler(algebra.then(kernel, project), sigmas, calls=2, backward=1)
+    kernel = algebra.then(_norm_kernel(denoise, problem, scale), project)
+    return algebra.sampler(kernel, sigmas, backward=1)
 
 
 def pigdm(
@@ -110,20 +109,17 @@ def pigdm(
     Source: Song et al., ICLR 2023, algorithm 1; NVlabs/RED-diff, algos/pgdm.py.
     """
     sigmas = schedule.vp_linear(100) if sigmas is None else sigmas
-    direction = white_guess(problem, num_iters=num_iters)
-    pull = pull_back(denoise, direction)
+    guess = with_gradient(denoise, white_guess(problem, num_iters=num_iters))
 
     def change(key, before, after, sigma, sigma_next):
         spread = sigma**2 / (1.0 + sigma**2)
-        return after.x + scale * spread * pull(before.x, sigma)
+        return after.x + scale * spread * after.aux
 
-    kernel = solvers.ddim(algebra.predictor(denoise), eta=eta)
+    kernel = solvers.ddim(guess, eta=eta)
     start = algebra.from_noise(
         sigmas, consistency.pseudo_inverse(problem, num_iters=num_iters)
     )
-    return algebra.sampler(
-        algebra.then(kernel, change), sigmas, start, calls=2, backward=1
-    )
+    return algebra.sampler(algebra.then(kernel, change), sigmas, start, backward=1)
 
 
 def mmps(

@@ -18,6 +18,7 @@ translated once, here:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +26,10 @@ from jax import lax
 
 from temdiff_jax.diffusion import algebra, consistency, schedule, solvers
 from temdiff_jax.diffusion.algebra import Constraint, Info, Kernel, Sampler, State
-from temdiff_jax.diffusion.consistency import Measurement
 from temdiff_jax.diffusion.guidance import Denoiser
 from temdiff_jax.errors import InputError
 from temdiff_jax.inverse import cg
+from temdiff_jax.inverse.problem import Measurement
 
 # DiffusionMBIR: 256 rows, back projection times pi / 2 over the number of views, hence
 # an eigenvalue of about 256 pi / 2; images in [0, 1] of a deviation of about 1/4.
@@ -131,13 +132,9 @@ def dds_3d(
     """
     sigmas = schedule.vp_linear(50) if sigmas is None else sigmas
     fit = admm_tv(problem, coupling=coupling, threshold=threshold, num_iters=num_iters)
-    rule = Constraint(tuple, lambda x0, sigma, duals: fit(x0, duals))
+    rule = Constraint(no_duals, lambda x0, sigma, duals: fit(x0, duals))
     kernel = solvers.renoise(algebra.predictor(denoise), eta=eta, rule=rule)
-
-    def init(x):
-        return State(x, jnp.zeros_like(x), ((), no_duals(x)))
-
-    return algebra.sampler(Kernel(init, kernel.step), sigmas)
+    return algebra.sampler(kernel, sigmas)
 
 
 def langevin_correct(
@@ -274,7 +271,7 @@ def dolce(
         noise = APGM_NOISE * jnp.sqrt(largest) * sigma * noise
         data = (plain.data + noise) / jnp.sqrt(1.0 + sigma**2)
         step = APGM_STEP / jnp.where(largest > 0, largest, 1.0)
-        return _accelerated(plain._replace(data=data), step, hold, candidate)
+        return _accelerated(replace(plain, data=data), step, hold, candidate)
 
     pull = cgrad if solver == "cgrad" else apgm
 

@@ -8,8 +8,8 @@ import optax
 
 from temdiff_jax.diffusion import algebra, consistency, schedule, solvers
 from temdiff_jax.diffusion.algebra import Sampler, State
-from temdiff_jax.diffusion.consistency import Measurement
 from temdiff_jax.diffusion.guidance import Denoiser
+from temdiff_jax.inverse.problem import Measurement
 
 # Conjugate-gradient steps where a paper solves exactly.
 CG_ITERS = 30
@@ -255,7 +255,7 @@ def resample(
     rule = consistency.replace_range(problem, num_iters=num_iters)
 
     def change(key, before, after, sigma, sigma_next):
-        fitted, _ = rule.apply(after.x0, sigma, rule.init())
+        fitted, _ = rule.apply(after.x0, sigma, rule.init(after.x0))
         level, low = sigma**2 / (1 + sigma**2), sigma_next**2 / (1 + sigma_next**2)
         # 1 - ab / ab' with ab = 1 / (1 + s^2).
         gap = 1.0 - (1.0 + sigma_next**2) / (1.0 + sigma**2)

@@ -17,12 +17,9 @@ import jax.numpy as jnp
 
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import Motion, linearize_motion, no_motion
-from temdiff_jax.series.weighting import _filters
 
 # Columns beside the detector that a derivative image reads, where the volume has them.
 BORDER = 2
-# Beyond this step two neighbouring tilts do not tell the derivative between them.
-MAX_STEP_DEG = 2.0
 # Of the standard deviation of the tilts, in the spread that is assumed untold.
 OFFSET_SHARE = 0.1
 
@@ -112,49 +109,6 @@ def derivative_images(
     return _stack(images, jacobian.tilts + background)
 
 
-def derivative_images_of_tilts(
-    tilts: jax.Array,
-    geometry: TiltGeometry,
-    *,
-    smoothing: float = 1.0,
-    background: jax.Array | float = 0.0,
-    max_step_deg: float = MAX_STEP_DEG,
-) -> jax.Array:
-    """The same from the measured tilts, smoothed: no volume is needed.
-
-    In-plane derivatives are central differences; the derivative in the tilt angle is
-    the difference of neighbouring tilts.  Where those are further apart than
-    ``max_step_deg``, content at the depth of a random point of the slab stands in,
-    ``thickness / sqrt(12)`` times the slope along u: right in size, not in detail.
-
-    Args:
-      tilts: ``[n_tilts, u, y]`` in ascending order of angle; mean removed.
-      geometry: Rays.
-      smoothing: Standard deviation of the Gaussian before differences, pixels.
-      background: As for ``derivative_images``.
-      max_step_deg: Largest step whose difference is taken.
-
-    Returns:
-      J, ``[n_tilts, 7, u, y]``.
-    """
-    smooth = _filters.gaussian(tilts, smoothing)
-    along_u, along_v = _filters.slope(smooth, 1), _filters.slope(smooth, 2)
-    nu, ny = tilts.shape[1:]
-    u = (jnp.arange(nu, dtype=tilts.dtype) - (nu - 1) / 2)[:, None]
-    v = jnp.arange(ny, dtype=tilts.dtype) - (ny - 1) / 2
-    angles = geometry.angles_rad.astype(tilts.dtype)
-    along_tilt = _slope_in_tilt(smooth, angles, along_u, geometry, max_step_deg)
-    images = {
-        "shift_u": -along_u,
-        "shift_v": -along_v,
-        "tilt_rad": along_tilt + background * jnp.tan(angles)[:, None, None],
-        # Content moves along (-v, u) for a turn and along (u, v) for a stretch.
-        "rotation_rad": v * along_u - u * along_v,
-        "magnification": -(u * along_u + v * along_v),
-    }
-    return _stack(images, smooth + background)
-
-
 def scale_images(images: jax.Array, spread: Spread) -> jax.Array:
     """Columns ``J S^(1/2)`` for independent parameters, ``[n_tilts, 7, u, y]``."""
     count = images.shape[0]
@@ -162,34 +116,6 @@ def scale_images(images: jax.Array, spread: Spread) -> jax.Array:
     return images * jnp.stack(each, axis=1)[:, :, None, None]
 
 
-def mix_images(images: jax.Array, covariance: jax.Array) -> jax.Array:
-    """Columns ``J chol(S)`` for correlated parameters, as alignment leaves them.
-
-    Args:
-      images: J, ``[n_tilts, p, u, y]``.
-      covariance: S, ``[n_tilts, p, p]``, positive definite.
-    """
-    factor = jnp.linalg.cholesky(covariance).astype(images.dtype)
-    return jnp.einsum("kiuy,kij->kjuy", images, factor, precision="highest")
-
-
 def _stack(images: dict[str, jax.Array], integrals: jax.Array) -> jax.Array:
     images = {**images, "gain": integrals, "offset": jnp.ones_like(integrals)}
     return jnp.stack([images[name] for name in Spread._fields], axis=1)
-
-
-def _slope_in_tilt(smooth, angles, along_u, geometry, max_step_deg):
-    """Difference of the neighbours on either side, one-sided at the ends."""
-    count = angles.shape[0]
-    stand_in = geometry.volume_shape[0] / math.sqrt(12.0) * along_u
-    if count < 2:
-        return stand_in
-    after = jnp.minimum(jnp.arange(count) + 1, count - 1)
-    before = jnp.maximum(jnp.arange(count) - 1, 0)
-    span = angles[after] - angles[before]
-    steps = after - before
-    near = (span > 0) & (span <= steps * math.radians(max_step_deg) * (1 + 1e-5))
-    change = (smooth[after] - smooth[before]) / jnp.where(near, span, 1.0)[
-        :, None, None
-    ]
-    return jnp.where(near[:, None, None], change, stand_in)

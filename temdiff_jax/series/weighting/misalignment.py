@@ -32,8 +32,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse import precision
+from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.quadratic import Metric, proximal_update
 from temdiff_jax.projector import project
 from temdiff_jax.series.weighting import derivatives
@@ -61,30 +61,29 @@ class _State(NamedTuple):
 
 
 def estimate_misalignment(
-    tilts: jax.Array,
-    geometry: TiltGeometry,
-    weight: jax.Array,
+    problem: Problem,
     metric: Metric,
     spread: Spread,
     volume: jax.Array,
     *,
-    background: jax.Array | float = 0.0,
     num_iters: int = 40,
     max_steps: int = 8,
 ) -> jax.Array:
-    """The factor on ``spread`` that the tilts speak for, a scalar; 0 for aligned ones.
+    """The factor on ``spread`` that the tilts give evidence of, a scalar.
+
+    It is 0 for aligned ones.
 
     Args:
-      tilts: Normalised tilts ``[n_tilts, u, y]``.
-      geometry: Rays.
-      weight: Inverse noise variance, 0 where masked, broadcastable to the tilts.
+      problem: Of its precision the independent part, 0 where masked.
       metric: Prior precision of the quadratic estimate.
       spread: Where the search begins, and the proportions of the parameters.
       volume: Quadratic estimate to begin with, wide ``[z, x, y]``.
-      background: Line integrals of the mean that was removed.
       num_iters: Conjugate-gradient steps of a solve.
       max_steps: Of the search; each costs two solves.
     """
+    tilts, geometry = problem.tilts, problem.geometry
+    weight = problem.precision.weight
+    background = problem.background()
     used = jnp.any(jnp.broadcast_to(weight, tilts.shape) > 0, axis=(1, 2))
     count = jnp.maximum(jnp.sum(used), 1)
 

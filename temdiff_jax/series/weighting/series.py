@@ -5,16 +5,17 @@ Derivative images need a volume, and a volume needs weights: the two are found i
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from temdiff_jax.errors import InputError
-from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.errors import InputError, check_known
 from temdiff_jax.inverse import precision
 from temdiff_jax.inverse.precision import Precision
+from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.quadratic import Metric, proximal_update
 from temdiff_jax.projector import project
 from temdiff_jax.series.weighting import derivatives, robust
@@ -50,14 +51,11 @@ class Weighted(NamedTuple):
 
 
 def weigh(
-    tilts: jax.Array,
-    geometry: TiltGeometry,
-    weight: jax.Array,
+    problem: Problem,
     metric: Metric,
     *,
     form: str = "low-rank",
     spread: Spread | None = None,
-    background: jax.Array | float = 0.0,
     keep: jax.Array | None = None,
     rounds: int = 2,
     num_iters: int = 40,
@@ -65,14 +63,11 @@ def weigh(
     """Precision and quadratic estimate of a series, in turn.
 
     Args:
-      tilts: Normalised tilts ``[n_tilts, u, y]``, masked pixels repaired.
-      geometry: Rays.
-      weight: Inverse noise variance, broadcastable to the tilts.
+      problem: Masked pixels repaired; of its precision the independent part.
       metric: Prior precision of the quadratic estimate.
       form: One of ``FORMS``.
       spread: Of the seven parameters, the offset in units of the normalised tilts;
         ``None`` takes ``Spread.for_tilts``.  For "adaptive" its proportions.
-      background: Line integrals of the mean that was removed, units of the tilts.
       keep: 0 where masked, broadcastable to the tilts.
       rounds: How often derivatives and factors are taken from a new estimate; each
         costs one solve more than the first.
@@ -81,26 +76,22 @@ def weigh(
     Raises:
       InputError: Unknown form, or a number of rounds below one.
     """
-    if form not in FORMS:
-        raise InputError(
-            f"weighting: expected one of {list(FORMS)}, got {form!r}; choose one"
-        )
+    check_known("weighting", form, FORMS)
     if rounds < 1:
         raise InputError(
             f"weighting: expected at least one round, got {rounds}; pass 2 or leave "
             "it out"
         )
+    tilts = problem.tilts
     keep = jnp.ones((1, 1, 1), tilts.dtype) if keep is None else jnp.asarray(keep)
     spread = Spread.for_tilts(tilts, keep) if spread is None else spread
     # Numbers as arrays: other values compile nothing.
-    spread = jax.tree.map(jnp.asarray, spread)
+    spread, metric = jax.tree.map(jnp.asarray, (spread, metric))
+    masked = precision.diagonal(problem.precision.weight * keep)
     return _weigh(
-        tilts,
-        geometry,
-        weight * keep,
-        jax.tree.map(jnp.asarray, metric),
+        dataclasses.replace(problem, precision=masked, inputs=None),
+        metric,
         spread,
-        jnp.asarray(background, tilts.dtype),
         keep,
         form=form,
         rounds=rounds,
@@ -110,18 +101,18 @@ def weigh(
 
 @partial(jax.jit, static_argnames=("form", "rounds", "num_iters"))
 def _weigh(
-    tilts: jax.Array,
-    geometry: TiltGeometry,
-    weight: jax.Array,
+    problem: Problem,
     metric: Metric,
     spread: Spread,
-    background: jax.Array,
     keep: jax.Array,
     *,
     form: str,
     rounds: int,
     num_iters: int,
 ) -> Weighted:
+    tilts, geometry = problem.tilts, problem.geometry
+    weight = problem.precision.weight
+
     def solve(data_precision: Any) -> jax.Array:
         zero = jnp.zeros(geometry.volume_shape, tilts.dtype)
         volume, _ = proximal_update(
@@ -132,7 +123,9 @@ def _weigh(
     def covariance(volume: jax.Array) -> Precision:
         if form in ("off", "robust"):
             return precision.diagonal(weight)
-        images = derivatives.derivative_images(volume, geometry, background=background)
+        images = derivatives.derivative_images(
+            volume, geometry, background=problem.background()
+        )
         columns = derivatives.scale_images(images, spread)
         if form == "diagonal":
             return precision.diagonal(precision.with_variances(weight, columns))
@@ -144,14 +137,7 @@ def _weigh(
     misalignment = jnp.ones((), tilts.dtype)
     if form == "adaptive":
         misalignment = estimate_misalignment(
-            tilts,
-            geometry,
-            weight,
-            metric,
-            spread,
-            volume,
-            background=background,
-            num_iters=num_iters,
+            problem, metric, spread, volume, num_iters=num_iters
         )
         spread = jax.tree.map(lambda s: misalignment * s, spread)
     for _ in range(rounds if form != "off" else 0):

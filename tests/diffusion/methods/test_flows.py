@@ -1,5 +1,6 @@
 """FMCT against its equations, and EFMCT against FMCT."""
 
+import dataclasses
 import functools
 
 import jax
@@ -48,11 +49,12 @@ def test_a_step_of_fmct_is_that_of_the_paper_in_its_own_scale(x64):
 
 
 def test_without_data_fmct_is_the_euler_flow():
-    blind = gaussian.measurement(PROBLEM)._replace(weight=jnp.zeros(2))
+    blind = gaussian.measurement(PROBLEM)
+    blind = dataclasses.replace(blind, precision=jnp.zeros(2))
     sigmas = schedule.flow_uniform(7)
     denoise = gaussian.denoiser(PROBLEM.prior)
     method = flows.fmct(denoise, blind, sigmas=sigmas)
-    kernel = methods.lookup(methods.SOLVERS, "flow-euler")
+    kernel = methods.SOLVERS["flow-euler"]
     plain = algebra.sampler(kernel(algebra.predictor(denoise)), sigmas)
     np.testing.assert_allclose(
         algebra.draw(method, KEY, (3, 4)), algebra.draw(plain, KEY, (3, 4)), rtol=1e-4
@@ -116,7 +118,7 @@ def test_a_velocity_that_does_not_change_may_be_kept_for_ever(x64):
     point = jnp.asarray([0.5, -1.0, 0.2, 2.0])
     problem = gaussian.make_problem(4, 2, seed=3)
     data = gaussian.measurement(problem)
-    data = data._replace(data=data.forward(point))
+    data = dataclasses.replace(data, data=data.forward(point))
 
     def denoise(x, sigma):
         return jnp.broadcast_to(point, x.shape)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from temdiff_jax.diffusion import algebra, consistency, gaussian, methods, schedule
-from temdiff_jax.diffusion.consistency import Measurement
 from temdiff_jax.diffusion.methods import slicewise, unguided
 from temdiff_jax.errors import InputError
+from temdiff_jax.inverse.problem import Measurement
 
 # Each of these compiles for seconds.
 pytestmark = pytest.mark.slow
@@ -102,7 +102,7 @@ def test_without_coupling_it_is_conjugate_gradients_as_in_dds(x64):
     step = slicewise.admm_tv(problem, coupling=0.0, num_iters=3)
     rule = consistency.replace_range(problem, num_iters=3)
     got = jax.jit(step)(x, slicewise.no_duals(x))[0]
-    expected = jax.jit(rule.apply)(x, jnp.ones(()), rule.init())[0]
+    expected = jax.jit(rule.apply)(x, jnp.ones(()), rule.init(x))[0]
     np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
     def denoise(x, sigma):
@@ -229,7 +229,7 @@ def test_dolce_without_pull_is_the_ancestral_sampler():
     key, sigmas = jax.random.key(0), schedule.karras(5)
     denoise = gaussian.denoiser(law)
     method = slicewise.dolce(denoise, blind, sigmas=sigmas)
-    kernel = methods.lookup(methods.SOLVERS, "ancestral")
+    kernel = methods.SOLVERS["ancestral"]
     plain = algebra.sampler(kernel(algebra.predictor(denoise)), sigmas)
     np.testing.assert_allclose(
         algebra.draw(method, key, (3, 4)), algebra.draw(plain, key, (3, 4)), rtol=1e-4

@@ -205,11 +205,13 @@ def test_resampling_has_the_law_of_the_paper_in_its_own_scale():
 
 
 @pytest.mark.parametrize(
-    "table", [methods.SAMPLERS, methods.SOLVERS, methods.SCHEDULES]
+    "table", [methods.RULES, methods.SAMPLERS, methods.SOLVERS, methods.SCHEDULES]
 )
 def test_tables_find_their_names_and_list_them_otherwise(table):
     for name, entry in table.items():
-        assert methods.lookup(table, name) is entry
+        assert methods.named("rule", name, table) is entry
+        assert methods.named("rule", entry, table) is entry
         assert inspect.getdoc(entry)
-    with pytest.raises(InputError, match=f"expected one of.*{min(table)}.*got 'ddmi'"):
-        methods.lookup(table, "ddmi")
+    near = f"rule: expected one of.*{min(table)}.*got '{min(table)}x'; did you mean"
+    with pytest.raises(InputError, match=near):
+        methods.named("rule", min(table) + "x", table)

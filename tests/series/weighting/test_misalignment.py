@@ -9,6 +9,7 @@ import pytest
 
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.precision import low_rank
+from temdiff_jax.inverse.problem import Problem, Units
 from temdiff_jax.inverse.quadratic import Metric, apply_metric, proximal_update
 from temdiff_jax.projector import project
 from temdiff_jax.series.weighting import (
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.slow
 GEOMETRY = TiltGeometry.from_degrees(
     np.arange(-12.0, 13.0, 3.0), thickness=6, width=16, height=12
 )
+NO_UNITS = Units(jnp.zeros(()), jnp.ones(()))
 METRIC = Metric(1.0, 0.05)
 SIGMA = 0.2
 WEIGHT = jnp.full((GEOMETRY.num_tilts, 1, 1), 1 / SIGMA**2)
@@ -70,9 +72,7 @@ def solve(tilts, weight, *, iterations=ITERATIONS):
 @jax.jit
 def estimate(tilts, weight=WEIGHT):
     return estimate_misalignment(
-        tilts,
-        GEOMETRY,
-        weight,
+        Problem(GEOMETRY, tilts, weight, NO_UNITS),
         METRIC,
         SPREAD,
         solve(tilts, weight),
@@ -153,9 +153,7 @@ def test_proportions_are_those_that_were_told(draw):
     wide = Spread(*[2 * s for s in SPREAD])
     twice = jax.jit(
         lambda y: estimate_misalignment(
-            y,
-            GEOMETRY,
-            WEIGHT,
+            Problem(GEOMETRY, y, WEIGHT, NO_UNITS),
             METRIC,
             wide,
             solve(y, WEIGHT),

@@ -6,6 +6,7 @@ import pytest
 from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.precision import Precision
+from temdiff_jax.inverse.problem import Problem, Units
 from temdiff_jax.inverse.quadratic import Metric, proximal_update
 from temdiff_jax.projector import no_motion, project, project_moving
 from temdiff_jax.series.weighting import FORMS, Spread, weigh
@@ -14,6 +15,7 @@ from temdiff_jax.series.weighting import FORMS, Spread, weigh
 pytestmark = pytest.mark.slow
 
 SIGMA = 0.3
+NO_UNITS = Units(jnp.zeros(()), jnp.ones(()))
 METRIC = Metric(2.0, 0.02)
 SPREAD = Spread(tilt_rad=1e-6, rotation_rad=1e-6, magnification=1e-6, gain=1e-6)
 GEOMETRY = TiltGeometry.from_degrees(
@@ -45,9 +47,7 @@ def series(blobs, shift_px, seed=0):
 
 def call(tilts, form, *, keep=EVERYTHING, spread=None):
     return weigh(
-        tilts,
-        GEOMETRY,
-        WEIGHT,
+        Problem(GEOMETRY, tilts, WEIGHT, NO_UNITS),
         METRIC,
         form=form,
         spread=spread,
@@ -135,7 +135,7 @@ def test_masked_pixels_have_no_influence(form, blobs):
 def test_bad_choices_are_refused(kwargs, message):
     tilts = jnp.zeros(GEOMETRY.tilts_shape)
     with pytest.raises(InputError, match=message):
-        weigh(tilts, GEOMETRY, WEIGHT, METRIC, **kwargs)
+        weigh(Problem(GEOMETRY, tilts, WEIGHT, NO_UNITS), METRIC, **kwargs)
 
 
 def test_reprojection_of_the_estimate_is_what_chi2_speaks_of(blobs):

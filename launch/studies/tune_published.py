@@ -1,10 +1,10 @@
-"""Scores a rival over a grid of its numbers on simulated series of known volumes.
+"""Scores a published sampler over a grid of its numbers on simulated series.
 
-    python -m launch.studies.tune_rivals --method=dolce_fast \\
+    python -m launch.studies.tune_published --method=dolce-fast \\
         --weights=dolce.safetensors --cases=10/1,40/2 \\
         --volumes='DATA/fib25_medulla/validation_*.npz' \\
         --grid=strength=0.02,0.1,0.5,2.1
-    python -m launch.studies.tune_rivals --method=diffusion_mbir_fast \\
+    python -m launch.studies.tune_published --method=diffusion-mbir-fast \\
         --weights=diffusion_mbir.safetensors --volumes=... \\
         --grid=coupling=0.025,0.1 --grid=threshold=0.016,0.16 --grid=num_iters=1,3
 
@@ -17,6 +17,7 @@ Markdown, a row per point.  Numbers without a point are steps of a solver, see
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import itertools
 import os
@@ -33,7 +34,8 @@ from temdiff_jax.evaluation import metrics, protocol, runner
 from temdiff_jax.io.formats import npz
 from temdiff_jax.model import conv
 from temdiff_jax.priors import load_prior
-from temdiff_jax.reconstruction import rivals
+from temdiff_jax.reconstruction import methods, reconstruct
+from temdiff_jax.reconstruction.methods import Method
 from temdiff_jax.simulator import grey_to_stain
 
 Numbers = dict[str, float | int]
@@ -41,7 +43,7 @@ Numbers = dict[str, float | int]
 
 def define_flags() -> None:
     """Defines the flags; not on import, so that programs can be imported together."""
-    flags.DEFINE_string("method", None, "A name of reconstruction.rivals.RIVALS.")
+    flags.DEFINE_string("method", None, "A sampler of temdiff methods.")
     flags.DEFINE_string("weights", None, "Its weights, .safetensors.")
     flags.DEFINE_string("volumes", None, "Glob of .npz volumes whose stain is dark.")
     flags.DEFINE_list("cases", ["10/1", "40/2"], "Tilt schemes, range/step.")
@@ -77,16 +79,6 @@ def parse_grid(given: Sequence[str]) -> Iterator[Numbers]:
     return (dict(point) for point in itertools.product(*axes))
 
 
-def with_numbers(settings: rivals.Settings, point: Numbers) -> rivals.Settings:
-    """The settings at a point of the grid."""
-    numbers, counts = dict(settings.numbers), dict(settings.counts)
-    for name, value in point.items():
-        (counts if isinstance(value, int) else numbers)[name] = value
-    return settings._replace(
-        numbers=tuple(numbers.items()), counts=tuple(counts.items())
-    )
-
-
 def load_stains(pattern: str, crop: int) -> dict[str, np.ndarray]:
     """Central cubes ``[z, y, x]`` of the volumes as stain, by file name.
 
@@ -112,7 +104,7 @@ def load_stains(pattern: str, crop: int) -> dict[str, np.ndarray]:
 
 
 def score(
-    settings: rivals.Settings,
+    method: Method,
     weights: str,
     stains: dict[str, np.ndarray],
     case: protocol.Case,
@@ -122,14 +114,16 @@ def score(
     found, began = [], time.perf_counter()
     for name, stain in stains.items():
         noise = protocol.seed_for(seed, name, case.name)
-        volume = rivals.reconstruct(
+        volume = reconstruct(
             runner.simulate_case(stain, case.angles_deg, noise),
             case.angles_deg,
             thickness=stain.shape[0],
-            settings=settings,
+            method=method,
             prior=weights,
-            seed=seed,
-        )
+            contrast="bright",
+            weighting="off",
+            key=seed,
+        ).mean
         mask = metrics.seen_by_all_views(stain.shape, case.angles_deg)
         match = metrics.affine_match(volume, stain, mask)
         found.append(metrics.psnr(match.volume, stain, mask))
@@ -139,24 +133,21 @@ def score(
 def run() -> None:
     """Prints the table, a row as soon as it is known."""
     given = flags.FLAGS
-    if given.method not in rivals.RIVALS:
-        raise InputError(
-            f"--method: expected one of {sorted(rivals.RIVALS)}, got "
-            f"{given.method!r}; correct the name"
-        )
-    settings = rivals.RIVALS[given.method]
-    settings = settings._replace(
-        num_steps=given.steps or settings.num_steps,
-        num_samples=given.samples or settings.num_samples,
+    method = methods.method_of(given.method)
+    settings = dataclasses.replace(
+        method.settings,
+        num_steps=given.steps or method.settings.num_steps,
+        num_samples=given.samples or method.settings.num_samples,
     )
-    rivals.check_network(settings, load_prior(given.weights))
+    method = dataclasses.replace(method, settings=settings)
+    methods.check_network(method, load_prior(given.weights))
     points = list(parse_grid(given.grid))
     cases = [protocol.Case.from_name(name) for name in given.cases]
     stains = load_stains(given.volumes, given.crop)
     heads = [given.method, *(f"{case.name}, dB" for case in cases), "seconds a volume"]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|", flush=True)
     for point in points:
-        here = with_numbers(settings, point)
+        here = method.with_numbers(**point)
         rows = [score(here, given.weights, stains, case, given.seed) for case in cases]
         name = ", ".join(f"{key} {value:g}" for key, value in point.items())
         cells = [name or "as it is", *(f"{psnr:.2f}" for psnr, _ in rows)]
@@ -167,7 +158,7 @@ def run() -> None:
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 on unusable input."""
     conv.prefer_own(os.environ)
-    with program.refusals("tune_rivals", argv):
+    with program.refusals("tune_published", argv):
         run()
 
 

@@ -1,18 +1,16 @@
-"""The door every classical method goes through: checks, geometry, units.
+"""What the classical methods share: checks, geometry, units.
 
 ``f(tilts, angles, *, thickness=None, lateral_margin="auto", ...)`` takes line
 integrals ``[n_tilts, y, x]`` and degrees, and returns a volume ``[z, y, x]`` of the
-tilts' lateral extent.  Inside, the slab continues beyond the field of view
-(``TiltGeometry.margin``), intensities have mean 0 and a contrast of about 1, and
-the layout is the core's; so no option depends on the unit of the input.
+tilts' lateral extent.  Inside, each is a function of a ``Problem``: the slab continues
+beyond the field of view (``TiltGeometry.margin``), intensities have mean 0 and a
+contrast of about 1; so no option depends on the unit of the input.
 """
 
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,17 +19,12 @@ from numpy.typing import ArrayLike
 from temdiff_jax import layout
 from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.series import noise
-
-# The noise of a tilt is estimated from second differences along both axes.
-MIN_PIXELS = 3
-
-# Solver of normalised tilts: (tilts [n_tilts, u, y], weight [n_tilts, 1, 1],
-# scaling) -> wide volume [z, x, y].
-Solver = Callable[[jax.Array, jax.Array, noise.Scaling], jax.Array]
+from temdiff_jax.inverse.problem import Problem
+from temdiff_jax.series import inputs
+from temdiff_jax.series.checks import MIN_PIXELS, check_count
 
 
-def enter(
+def check_series(
     tilts: ArrayLike,
     angles: ArrayLike,
     *,
@@ -109,52 +102,26 @@ def _degrees(angles: ArrayLike) -> np.ndarray:
         ) from None
 
 
-def check_count(name: str, value: Any, *, smallest: int = 1) -> None:
-    """Refuses what is not a whole number of at least ``smallest``."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < smallest:
-        raise InputError(
-            f"{name}: expected a whole number of at least {smallest}, got {value!r}; "
-            "pass such a number or leave the option out"
-        )
-
-
-def check_number(
-    name: str, value: Any, *, below: float = math.inf, zero: bool = False
-) -> None:
-    """Refuses what is not a finite number in (0, below), or [0, below)."""
-    real = isinstance(value, numbers.Real) and math.isfinite(value)
-    if not real or not (0 <= value < below) or (value == 0 and not zero):
-        low = "zero or more" if zero else "above zero"
-        high = f" and below {below:g}" if below < math.inf else ""
-        raise InputError(
-            f"{name}: expected a number {low}{high}, got {value!r}; pass such a "
-            "number or leave the option out"
-        )
-
-
-def solve(solver: Solver, tilts: jax.Array, geometry: TiltGeometry) -> jax.Array:
-    """Runs a solver of normalised tilts and returns to the input's units.
+def solve(
+    method: Callable[[Problem], jax.Array], tilts: jax.Array, geometry: TiltGeometry
+) -> jax.Array:
+    """Runs a method on line integrals and returns to the input's units.
 
     To be traced inside the jitted entry point of a method.
 
     Args:
-      solver: From normalised tilts to a wide volume, see ``Solver``.
+      method: From a problem to a wide normalised volume.
       tilts: Line integrals ``[n_tilts, y, x]`` float32.
       geometry: Rays.
 
     Returns:
       ``[z, y, x]`` over the field of view, intensity per voxel.
     """
-    core = layout.tilts_to_core(tilts)
-    scaling = noise.estimate_scaling(core, geometry)
-    normalised = noise.normalise_tilts(core, geometry, scaling)
-    weight = noise.data_precision(normalised)
-    volume = geometry.crop(solver(normalised, weight, scaling))
-    return layout.volume_from_core(volume * scaling.contrast + scaling.mean)
+    problem = inputs.normalise(layout.tilts_to_core(tilts), geometry)
+    return layout.volume_from_core(problem.to_input_units(method(problem)))
 
 
-def leave(volume: jax.Array) -> np.ndarray:
+def on_host(volume: jax.Array) -> np.ndarray:
     """The volume on the host: float32 ``[z, y, x]``, C-contiguous, writable."""
     return np.array(volume, np.float32, order="C")
 

@@ -1,0 +1,97 @@
+"""Options that choose a method, shared by commands, and what they mean."""
+
+import dataclasses
+import importlib.util
+import pathlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from temdiff_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from temdiff_jax.reconstruction.api import Choice
+
+Method = Annotated[
+    str, typer.Option(metavar="NAME", help="Method; see temdiff methods.")
+]
+RuleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE.py",
+        help="How guesses are pulled to the tilts: a name, or a Python file of your "
+        "own that defines rule(data); it is run.",
+    ),
+]
+SolverOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Solver of the reverse process.")
+]
+ScheduleOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Noise levels.")
+]
+Samples = Annotated[
+    int | None, typer.Option(min=1, help="Number of posterior samples.")
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Choices of a method as a user wrote them; None leaves one to the library."""
+
+    method: str = "default"
+    prior: str = "default"
+    rule: str | None = None
+    solver: str | None = None
+    schedule: str | None = None
+    samples: int | None = None
+    steps: int | None = None
+
+
+def load_rule(text: str | None) -> Any:
+    """A rule's name as it is, or the function ``rule`` of a Python file.
+
+    Raises:
+      InputError: No such file, it cannot be run, or it defines no rule.
+    """
+    if text is None or not text.endswith(".py"):
+        return text
+    path = pathlib.Path(text)
+    if not path.is_file():
+        raise InputError(f"--rule: expected the file {path}, found none; check it")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(
+            f"--rule: expected {path} to run, got {type(error).__name__} ({error}); "
+            "correct the file"
+        ) from error
+    rule = getattr(module, "rule", None)
+    if not callable(rule):
+        raise InputError(
+            f"--rule: expected a function rule(data) in {path}, got none; see "
+            "docs/extending.md"
+        )
+    return rule
+
+
+def choose(sampling: Sampling) -> "Choice":
+    """The choice of the library, checked; the network is read here.
+
+    Raises:
+      InputError: Anything that is not known or does not fit.
+    """
+    from temdiff_jax.reconstruction import api
+
+    return api.choose(
+        sampling.method,
+        sampling.prior,
+        rule=load_rule(sampling.rule),
+        solver=sampling.solver,
+        schedule=sampling.schedule,
+        num_samples=sampling.samples,
+        num_steps=sampling.steps,
+    )

@@ -1,0 +1,277 @@
+"""`temdiff compare`: several methods on one series, one page and one table."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from temdiff_jax.cli import choices, options
+from temdiff_jax.cli.reconstruct import binned
+from temdiff_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from temdiff_jax.io.tilt_series import TiltSeries
+
+DEFAULT = "fbp,sart,tikhonov,default"
+# Columns of the table: key of a row, heading.
+COLUMNS = (
+    ("method", "method"),
+    ("chi2_median", "chi2/n median"),
+    ("chi2_highest", "chi2/n highest"),
+    ("spread", "mean std"),
+    ("calls", "network calls"),
+    ("seconds", "seconds"),
+)
+
+
+def compare(
+    context: typer.Context,
+    stack: Annotated[
+        pathlib.Path, typer.Argument(metavar="STACK", help="Tilt series.")
+    ],
+    methods: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Methods; see temdiff methods.")
+    ] = DEFAULT,
+    angles: Annotated[
+        pathlib.Path | None, typer.Option(metavar="FILE", help="Tilt angles.")
+    ] = None,
+    alignment: Annotated[
+        pathlib.Path | None,
+        typer.Option(metavar="FILE", help="Shifts and rotations of raw images."),
+    ] = None,
+    thickness: Annotated[
+        int | None,
+        typer.Option(min=1, help="Voxels along the beam, after binning."),
+    ] = None,
+    tilt_range: Annotated[
+        str | None,
+        typer.Option("--range", metavar="LO:HI|WIDTH", help="Use only these tilts."),
+    ] = None,
+    bin_factor: Annotated[
+        int, typer.Option("--bin", min=1, help="Average blocks of N x N pixels.")
+    ] = 1,
+    samples: choices.Samples = None,
+    steps: choices.Steps = None,
+    weighting: Annotated[
+        str, typer.Option(metavar="|".join(options.WEIGHTINGS), help="Of all methods.")
+    ] = options.DEFAULT_WEIGHTING,
+    log: Annotated[
+        str,
+        typer.Option(metavar="auto|off|on", help="Take the logarithm of the tilts."),
+    ] = "auto",
+    prior: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|NAME=FILE",
+            help="Prior, or the weights of one method or of those that share them; "
+            "may be repeated.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")] = 0,
+    out: Annotated[
+        pathlib.Path, typer.Option(metavar="DIR", help="Folder for the results.")
+    ] = pathlib.Path(),
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="Write the volume of each method too.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the table as JSON.")
+    ] = False,
+) -> None:
+    """Reconstruct a series by several methods; writes one page and one table.
+
+    Writes NAME_compare.png and NAME_compare.json.
+    """
+    options.check_choice("--log", log, options.LOG_MODES)
+    options.check_choice("--weighting", weighting, options.WEIGHTINGS)
+    names = tuple(dict.fromkeys(n.strip() for n in methods.split(",") if n.strip()))
+    angle_range = options.parse_range(tilt_range)
+
+    from temdiff_jax.cli import environment, outputs, session
+    from temdiff_jax.io import tilt_series
+
+    environment.prepare_jax()
+    chosen = _choose(names, _weights(prior or ()), samples, steps)
+    series = binned(
+        tilt_series.load_tilt_series(
+            stack, angles, alignment=alignment, angle_range=angle_range
+        ),
+        bin_factor,
+    )
+    page = out / f"{series.name}_compare.png"
+    record = out / f"{series.name}_compare.json"
+    written = [out / f"{series.name}_{n}.mrc" for n in names] if volumes else []
+    outputs.prepare(
+        out,
+        [page, record, *written],
+        overwrite=overwrite,
+        inputs=[path for path in (stack, angles, alignment) if path is not None],
+    )
+    ui = session.Session(context.obj or (), as_json=as_json)
+    results = _run(ui, series, chosen, thickness, log, weighting, seed)
+    rows = [_row(name, results[name], chosen[name]) for name in names]
+    _write(ui, series, results, rows, (page, record), overwrite=overwrite)
+    for path, name in zip(written, names):
+        _write_volume(path, series, results[name].mean, name, overwrite=overwrite)
+    for path in () if as_json else (*written, record, page):
+        typer.echo(f"wrote {path}")
+
+
+def _weights(given: tuple[str, ...] | list[str]) -> dict[str, str]:
+    """Files by the name of the method or of its weights; "prior" for the prior."""
+    found = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        found[name.replace("-", "_") if equals else "prior"] = path if equals else text
+    return found
+
+
+def _choose(
+    names: tuple[str, ...],
+    weights: Mapping[str, str],
+    samples: int | None,
+    steps: int | None,
+) -> dict[str, Any]:
+    """Every method with its network, all of them checked before any work."""
+    from temdiff_jax.cli import environment
+    from temdiff_jax.reconstruction import methods as library
+
+    if not names:
+        raise InputError("--methods: expected names, got none; see temdiff methods")
+    chosen = {}
+    for name in names:
+        row = library.method_of(name)
+        keys = (name.replace("-", "_"), row.needs)
+        prior = next((weights[key] for key in keys if key in weights), "default")
+        count, length = samples, steps
+        if row.needs == "prior" and row.sampling is None:
+            count, length, _ = options.effort(
+                samples, steps, on_cpu=environment.on_cpu()
+            )
+        chosen[name] = choices.choose(
+            choices.Sampling(name, prior, samples=count, steps=length)
+        )
+    return chosen
+
+
+def _run(
+    ui: Any,
+    series: "TiltSeries",
+    chosen: Mapping[str, Any],
+    thickness: int | None,
+    log: str,
+    weighting: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Runs the library under a progress display."""
+    from temdiff_jax.cli import progress, session
+    from temdiff_jax.reconstruction import api
+    from temdiff_jax.series.preparation import SeriesOptions
+
+    for line in (*(f"warning: {w}" for w in series.warnings), session.describe(series)):
+        ui.say(line)
+    reporter = progress.reporter(ui.console)
+    with reporter:
+        return api.compare(
+            series.tilts,
+            series.angles_deg,
+            chosen,
+            options=SeriesOptions(
+                thickness,
+                series.voxel_size_angstrom,
+                log=log,
+                weighting=weighting,
+            ),
+            key=seed,
+            on_progress=reporter,
+        )
+
+
+def _row(name: str, result: Any, choice: Any) -> dict[str, Any]:
+    """What the table says of one method."""
+    import numpy as np
+
+    chi2 = np.asarray(result.chi2, np.float64)
+    drawn = bool(np.any(result.std))
+    return {
+        "method": name,
+        "chi2_median": float(np.nanmedian(chi2)),
+        "chi2_highest": float(np.nanmax(chi2)),
+        "spread": float(np.mean(result.std)) if drawn else None,
+        "calls": choice.method.calls(choice.settings),
+        "seconds": float(result.provenance["seconds"]),
+        "settings": result.provenance["settings"],
+        "prior": result.provenance["prior"],
+    }
+
+
+def _write(
+    ui: Any,
+    series: "TiltSeries",
+    results: Mapping[str, Any],
+    rows: list[dict[str, Any]],
+    files: tuple[pathlib.Path, pathlib.Path],
+    *,
+    overwrite: bool,
+) -> None:
+    """Writes table and page, and prints the table."""
+    import json
+
+    from temdiff_jax.cli import session
+    from temdiff_jax.io import write
+    from temdiff_jax.report import compare as report
+
+    page, record = files
+    write.write_json(record, {"methods": rows}, overwrite=overwrite)
+    report.write_comparison(
+        page,
+        {name: result.mean for name, result in results.items()},
+        title=session.describe(series),
+        voxel_size_angstrom=series.voxel_size_angstrom,
+        overwrite=overwrite,
+    )
+    if ui.as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    typer.echo(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text, columns of one width."""
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return "-"
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    lines = [[head for _, head in COLUMNS]]
+    lines += [[cell(row[key]) for key, _ in COLUMNS] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip()
+        for line in lines
+    )
+
+
+def _write_volume(
+    path: pathlib.Path,
+    series: "TiltSeries",
+    volume: Any,
+    name: str,
+    *,
+    overwrite: bool,
+) -> None:
+    from temdiff_jax.cli import environment
+    from temdiff_jax.io import axis, write
+
+    write.write_mrc(
+        path,
+        axis.volume_to_file(volume, series.tilt_axis),
+        series.voxel_size_angstrom,
+        labels=[f"temdiff_jax {environment.own_version()}: {name}"],
+        overwrite=overwrite,
+    )

@@ -1,0 +1,83 @@
+"""The prior bound to one prepared series: a denoiser, and the frame it works in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from temdiff_jax.diffusion import parameterisation
+from temdiff_jax.inverse.problem import Frame, Problem
+from temdiff_jax.model import Condition
+from temdiff_jax.priors import Prior
+from temdiff_jax.reconstruction import tiling
+
+
+def frame_of(problem: Problem, prior: Prior) -> Frame:
+    """Units in which the network of a prior sees the series.
+
+    What the quadratic estimate leaves over, for a network of the residual.  For one of
+    the volume: around the mean, in units of the volume's expected spread; the
+    quadratic estimate stays where the sampler does not reach.
+    """
+    shown, geometry = problem.shown, problem.geometry
+    spread = prior.residual_scale(shown.features)
+    if prior.network.config.target == "residual":
+        return Frame(shown.tikhonov, shown.level * spread)
+    inside = geometry.pad_lateral(geometry.crop(shown.tikhonov))
+    return Frame(shown.tikhonov - inside, shown.level * jnp.sqrt(1.0 + spread**2))
+
+
+def denoiser(
+    prior: Prior, problem: Problem, window: tuple[int, int, int]
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """``(x, sigma) -> x0`` over the field of view, in windows where needed.
+
+    x is ``[b, z, x, y]`` in the frame of the prior, sigma a scalar.
+    """
+    network, params = prior.network, prior.params
+    shown, geometry = problem.shown, problem.geometry
+    estimate = geometry.crop(shown.tikhonov) / shown.level
+    seen = jnp.broadcast_to(geometry.crop(shown.coverage), estimate.shape)
+
+    def apply(x, sigma):
+        batch = x.shape[0]
+
+        def one_window(x, estimate, seen):
+            here = Condition(
+                estimate,
+                seen,
+                jnp.broadcast_to(shown.features, (batch, *shown.features.shape)),
+                jnp.ones((batch,)),
+            )
+            return parameterisation.denoise(
+                lambda scaled, level: network.apply(params, scaled, level, here),
+                x,
+                jnp.full((batch,), sigma),
+            )
+
+        fields = [x, *(jnp.broadcast_to(f, x.shape) for f in (estimate, seen))]
+        return tiling.apply_windowed(
+            one_window, fields, window=window, multiple=network.config.multiple
+        )
+
+    return apply
+
+
+def mirror(volume: jax.Array, flips: jax.Array) -> jax.Array:
+    """Mirrors ``[..., z, x, y]`` along the axes whose flag is set, ``[3]``."""
+    for axis in range(3):
+        volume = jnp.where(flips[axis], jnp.flip(volume, axis - 3), volume)
+    return volume
+
+
+def mirror_problem(problem: Problem, flips: jax.Array) -> Problem:
+    """A problem with the inputs of the mirrored specimen."""
+    shown = problem.shown
+    mirrored = shown._replace(
+        tikhonov=mirror(shown.tikhonov, flips),
+        coverage=mirror(shown.coverage, flips),
+    )
+    return dataclasses.replace(problem, inputs=mirrored)

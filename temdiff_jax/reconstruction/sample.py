@@ -1,0 +1,229 @@
+"""Samples of the volume given the tilts: any sampler bound to a prior and a problem.
+
+The jitted programs here take parameters and data as arguments, so that a second
+series of the same extents compiles nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from temdiff_jax.diffusion import algebra, consistency, solvers
+from temdiff_jax.inverse.problem import Frame, Measurement, Problem
+from temdiff_jax.inverse.quadratic import Metric
+from temdiff_jax.priors import Prior
+from temdiff_jax.reconstruction.denoiser import denoiser, frame_of
+from temdiff_jax.reconstruction.settings import Rule, Schedule, Settings, Solver
+
+# Voxels of all samples advanced together; bounds the memory of the network.
+BATCH_VOXELS = 2_500_000
+# Steps of one compiled chunk, at most: the time between two reports.
+CHUNK_STEPS = 5
+
+MakeSampler = Callable[..., algebra.Sampler]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn.
+
+    Attributes:
+      make: ``(denoise, measurement, *, sigmas, **numbers, **counts) -> Sampler``, as
+        the functions of ``diffusion.methods``.
+      schedule: ``num_steps -> sigmas``.
+      num_samples, num_steps: Samples, and noise levels of each.
+      numbers: Arguments of ``make`` that do not recompile, pytrees by name.
+      counts: Arguments that do, such as the number of solver steps.
+      window: Largest extents given to the network at once, voxels.
+      together: Whether several samples advance at once where memory allows it.
+    """
+
+    make: MakeSampler
+    schedule: Schedule
+    num_samples: int
+    num_steps: int
+    numbers: tuple[tuple[str, Any], ...] = ()
+    counts: tuple[tuple[str, Any], ...] = ()
+    window: tuple[int, int, int] = (128, 128, 128)
+    together: bool = False
+
+
+class Numbers(NamedTuple):
+    """Of ``residual_sampler``; see ``Settings`` and ``Prior.metric_sample``."""
+
+    metric: Metric
+    eta: jax.Array
+    prior_precision: jax.Array
+    consistency_from: jax.Array
+    outside: jax.Array
+
+
+def residual_sampler(
+    denoise: Callable[[jax.Array, jax.Array], jax.Array],
+    data: Measurement,
+    *,
+    sigmas: jax.Array,
+    numbers: Numbers,
+    solver: Solver,
+    rule: Rule | None,
+    num_iters: int,
+) -> algebra.Sampler:
+    """The default sampler: denoiser, a rule in every step, a solver.
+
+    Without a rule that is the proximal update in the metric of the guess (P4).
+    """
+    if rule is None:
+        metric = Metric(
+            numbers.metric.smoothness * numbers.prior_precision,
+            numbers.metric.ridge * numbers.prior_precision,
+        )
+        pull = consistency.proximal_consistency(
+            data, metric, num_iters=num_iters, outside=numbers.outside
+        )
+    else:
+        pull = rule(data)
+    pull = algebra.within(pull, high=numbers.consistency_from)
+    guess = algebra.constrain(algebra.predictor(denoise), pull)
+    if solver is solvers.ddim:
+        kernel = solvers.ddim(guess, eta=numbers.eta)
+    else:
+        kernel = solver(guess)
+
+    def start(key, shape):
+        """Noise with one key per sample, so that groups of any size agree."""
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0]))
+        noise = jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys)
+        return sigmas[0] * noise
+
+    return algebra.sampler(kernel, sigmas, start)
+
+
+def residual_sampling(prior: Prior, settings: Settings) -> Sampling:
+    """The default sampler under some settings."""
+    numbers = Numbers(
+        prior.metric_sample,
+        # Arrays, not Python numbers: another value compiles nothing.
+        *(
+            jnp.float32(getattr(settings, name))
+            for name in ("eta", "prior_precision", "consistency_from", "outside")
+        ),
+    )
+    return Sampling(
+        residual_sampler,
+        settings.the_schedule(),
+        settings.num_samples,
+        settings.num_steps,
+        (("numbers", numbers),),
+        (
+            ("solver", settings.the_solver()),
+            ("rule", settings.the_rule()),
+            ("num_iters", settings.cg_iters),
+        ),
+        settings.windows,
+        together=True,
+    )
+
+
+def sample(
+    key: jax.Array, prior: Prior, problem: Problem, sampling: Sampling
+) -> jax.Array:
+    """All samples: wide normalised volumes ``[s, z, x, y]``."""
+    groups = draw_groups(key, prior, problem, sampling, lambda done, text: None)
+    return jnp.concatenate(list(groups))
+
+
+def draw_groups(
+    key: jax.Array,
+    prior: Prior,
+    problem: Problem,
+    sampling: Sampling,
+    report: Callable[[int, str], None],
+) -> Iterator[jax.Array]:
+    """Samples in groups of equal size, so that one program serves them all.
+
+    Args:
+      key: Of all samples.
+      prior, problem: What is sampled.
+      sampling: How.
+      report: Called with the sample-steps done and a message.
+
+    Yields:
+      Wide normalised volumes ``[group, z, x, y]``.
+    """
+    count, steps = sampling.num_samples, sampling.num_steps
+    voxels = int(np.prod(problem.field_of_view))
+    group = largest_divisor(count, BATCH_VOXELS // voxels) if sampling.together else 1
+    chunk = largest_divisor(steps, CHUNK_STEPS)
+    bound = _Bound(prior, problem, sampling.schedule(steps), dict(sampling.numbers))
+    static = {
+        "make": sampling.make,
+        "counts": sampling.counts,
+        "window": sampling.window,
+    }
+    for first in range(0, count, group):
+        begin, go_on = jax.random.split(jax.random.fold_in(key, first))
+        state = _begin(begin, bound, group=group, **static)
+        for start in range(0, steps, chunk):
+            state = _advance(
+                go_on, state, jnp.int32(start), bound, count=chunk, **static
+            )
+            jax.block_until_ready(state.x)
+            done = first * steps + (start + chunk) * group
+            report(done, f"sampling {first + group} of {count}")
+        yield _to_volumes(state.x, bound)
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """Largest divisor of a positive number that is at most ``most``, at least 1."""
+    sizes = range(1, max(1, min(number, most)) + 1)
+    return max(size for size in sizes if number % size == 0)
+
+
+class _Bound(NamedTuple):
+    """What a compiled program is given."""
+
+    prior: Prior
+    problem: Problem
+    sigmas: jax.Array
+    numbers: dict[str, Any]
+
+
+def _bind(bound: _Bound, make, counts, window) -> tuple[algebra.Sampler, Frame]:
+    """The sampler of a series, and what its variable stands for."""
+    prior, problem, sigmas, numbers = bound
+    frame = frame_of(problem, prior)
+    guess = denoiser(prior, problem, window)
+    data = problem.measurement(frame)
+    return make(guess, data, sigmas=sigmas, **numbers, **dict(counts)), frame
+
+
+_STATIC = ("make", "counts", "window")
+
+
+@functools.partial(jax.jit, static_argnames=("group", *_STATIC))
+def _begin(key, bound, *, group, make, counts, window):
+    sampler, _ = _bind(bound, make, counts, window)
+    shape = (group, *bound.problem.field_of_view)
+    return sampler.kernel.init(sampler.start(key, shape))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("count", *_STATIC), donate_argnames="state"
+)
+def _advance(key, state, start, bound, *, count, make, counts, window):
+    sampler, _ = _bind(bound, make, counts, window)
+    kernel, sigmas = sampler.kernel, sampler.sigmas
+    return algebra.run_steps(kernel, key, state, sigmas, start, count)[0]
+
+
+@jax.jit
+def _to_volumes(variables: jax.Array, bound: _Bound) -> jax.Array:
+    frame = frame_of(bound.problem, bound.prior)
+    return jax.vmap(lambda v: bound.problem.to_volume(v, frame))(variables)
