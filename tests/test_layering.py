@@ -43,7 +43,7 @@ ALLOWED = {
     "model": "errors",
     # where the parts meet
     "baselines": f"{ALGEBRA} series",
-    "priors": f"{ALGEBRA} series model io",
+    "priors": f"{ALGEBRA} series diffusion model io",
     "reconstruction": f"{ALGEBRA} series baselines diffusion model priors io",
     "training": f"{ALGEBRA} series simulator diffusion model priors io",
     "evaluation": f"{ALGEBRA} simulator baselines priors reconstruction io",

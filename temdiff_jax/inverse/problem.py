@@ -19,6 +19,9 @@ from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.precision import Precision, as_precision, low_rank
 from temdiff_jax.projector import backproject, project, ray_lengths
 
+# Voxel size whose logarithm a network is shown as 0.
+UNIT_NM = 10.0
+
 
 class Units(NamedTuple):
     """Affine map between input intensities and normalised ones, scalars.
@@ -124,6 +127,7 @@ class Problem:
         an array become one.
       units: The way back to the input.
       inputs: What a network is shown; None until it is asked for.
+      voxel_nm: Voxel size, scalar; that of the unit where nobody knows it.
     """
 
     geometry: TiltGeometry
@@ -131,6 +135,7 @@ class Problem:
     precision: Any
     units: Units
     inputs: Inputs | None = None
+    voxel_nm: jax.Array | float = UNIT_NM
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", as_precision(self.precision))
@@ -189,6 +194,7 @@ class Problem:
         Args:
           factor: Edge of the blocks along u and y, and of the voxels; 1 or more.
         """
+        size = self.voxel_nm * factor
         if factor == 1:
             return dataclasses.replace(self, inputs=None)
         nz, _, ny = self.geometry.volume_shape
@@ -203,7 +209,7 @@ class Problem:
             self.geometry, volume_shape=shape, num_u=coarse_u
         )
         tilts, precision = bin_tilts(self.tilts, self.precision, factor)
-        return Problem(geometry, tilts, precision, self.units)
+        return Problem(geometry, tilts, precision, self.units, voxel_nm=size)
 
 
 def bin_tilts(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from temdiff_jax.diffusion import spectrum
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import gate
 from temdiff_jax.model import KINDS, NUM_FEATURES, NetworkConfig
@@ -91,6 +92,13 @@ def read_card(path: Path) -> dict[str, Any]:
                     json.dumps(card[name], default=str),
                     "fetch the file again",
                 )
+    if card["network"].get("refines") and "spectrum" not in card["residual_scale"]:
+        raise gate.bad_input(
+            f"prior: {path.name}: residual_scale",
+            "a spectrum, which a network that refines a linear guess needs",
+            "none",
+            "export it again from its training checkpoint",
+        )
     return card
 
 
@@ -147,8 +155,13 @@ def _scale(values: Any) -> str:
     slopes = values.get("slopes")
     if not isinstance(slopes, list) or not all(map(_is_number, slopes)):
         return "finite slopes"
-    if len(slopes) not in (FEWEST_FEATURES, NUM_FEATURES):
-        return f"{FEWEST_FEATURES} or {NUM_FEATURES} slopes"
+    if not FEWEST_FEATURES <= len(slopes) <= NUM_FEATURES:
+        return f"{FEWEST_FEATURES} to {NUM_FEATURES} slopes"
+    if "spectrum" in values:
+        try:
+            spectrum.from_json(values["spectrum"])
+        except (KeyError, TypeError, ValueError):
+            return "a spectrum of three layers of finite numbers"
     return ""
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from temdiff_jax.diffusion import parameterisation, spectrum
 from temdiff_jax.errors import InputError
 from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.io import gate, write
@@ -61,6 +62,12 @@ class Prior:
     metric_sample: Metric
     card: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
     sha256: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def sigma_mean(self) -> float:
+        """Noise level from which on the network answers the mean."""
+        refines = self.network.config.refines
+        return spectrum.SIGMA_MEAN if refines else parameterisation.SIGMA_MEAN
 
 
 def _registry() -> dict[str, dict[str, str]]:
@@ -160,7 +167,9 @@ def _refuse_repeats(data: bytes) -> None:
 def _residual_scale(card: dict[str, Any]) -> ResidualScale:
     scale = card["residual_scale"]
     slopes = jnp.asarray(scale["slopes"], jnp.float32)
-    return ResidualScale(jnp.float32(scale["intercept"]), slopes)
+    layers = scale.get("spectrum")
+    power = None if layers is None else spectrum.from_json(layers)
+    return ResidualScale(jnp.float32(scale["intercept"]), slopes, power)
 
 
 def _metric(values: dict[str, Any]) -> Metric:

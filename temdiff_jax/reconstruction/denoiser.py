@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from temdiff_jax.diffusion import parameterisation
+from temdiff_jax.diffusion import parameterisation, spectrum
 from temdiff_jax.inverse.problem import Frame, Problem
 from temdiff_jax.model import Condition
 from temdiff_jax.priors import Prior
@@ -45,18 +45,21 @@ def denoiser(
     def apply(x, sigma):
         batch = x.shape[0]
 
+        sigmas, ones = jnp.full((batch,), sigma), jnp.ones((batch,))
+        features = jnp.broadcast_to(shown.features, (batch, *shown.features.shape))
+
         def one_window(x, estimate, seen):
-            here = Condition(
-                estimate,
-                seen,
-                jnp.broadcast_to(shown.features, (batch, *shown.features.shape)),
-                jnp.ones((batch,)),
-            )
-            return parameterisation.denoise(
-                lambda scaled, level: network.apply(params, scaled, level, here),
-                x,
-                jnp.full((batch,), sigma),
-            )
+            here = Condition(estimate, seen, features, ones)
+
+            def answer(scaled, level, guess=None):
+                return network.apply(params, scaled, level, here._replace(guess=guess))
+
+            if not network.config.refines:
+                return parameterisation.denoise(answer, x, sigmas)
+            law = prior.residual_scale.spectrum
+            power = law(x.shape[1:], features[:1], ones[:1])
+            power = jnp.broadcast_to(power, x.shape)
+            return spectrum.denoise(answer, x, sigmas, power)
 
         fields = [x, *(jnp.broadcast_to(f, x.shape) for f in (estimate, seen))]
         return tiling.apply_windowed(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from temdiff_jax.diffusion import consistency, parameterisation
+from temdiff_jax.diffusion import consistency
 from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.quadratic import proximal_update
 from temdiff_jax.priors import Prior
@@ -62,7 +62,7 @@ def _mean(prior, problem, outside, *, settings, rule):
     def one_mirror(flips: jax.Array) -> jax.Array:
         here = mirror_problem(problem, flips)
         guess = denoiser(prior, here, settings.windows)
-        return mirror(guess(zeros, jnp.float32(parameterisation.SIGMA_MEAN))[0], flips)
+        return mirror(guess(zeros, jnp.float32(prior.sigma_mean))[0], flips)
 
     flips = jnp.asarray(list(itertools.product((False, True), repeat=3)))
     raw = lax.map(one_mirror, flips if settings.mirrors else flips[:1])
@@ -80,6 +80,6 @@ def _mean(prior, problem, outside, *, settings, rule):
         )
         return after, before
     pull, batch = rule(problem.measurement(frame)), variable[None]
-    level = jnp.asarray(parameterisation.SIGMA_MEAN, batch.dtype)
+    level = jnp.asarray(prior.sigma_mean, batch.dtype)
     pulled, _ = pull.apply(batch, level, pull.init(batch))
     return problem.to_volume(pulled[0], frame), before

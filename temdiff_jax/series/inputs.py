@@ -14,22 +14,22 @@ import jax
 import jax.numpy as jnp
 
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.inverse.problem import Inputs, Problem
+from temdiff_jax.inverse.problem import UNIT_NM, Inputs, Problem
 from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.inverse.tikhonov import TikhonovSettings, tikhonov_normalised
 from temdiff_jax.projector import project, ray_lengths
 from temdiff_jax.series import noise, weighting
 
 
-def features(
-    geometry: TiltGeometry, tilts: jax.Array, weight: jax.Array, chi2: jax.Array
-) -> jax.Array:
-    """Logs of half-range, number of tilts, thickness, noise-to-signal, misfit; centred.
+def features(problem: Problem, weight: jax.Array, chi2: jax.Array) -> jax.Array:
+    """Logs of range, tilts, thickness, noise, misfit and voxel size; centred.
 
-    The misfit is the mean of ``chi2 [n_tilts]`` of the quadratic estimate: large where
-    tilts contradict each other, as those of a misaligned series do.  Tilts of zero
-    weight do not count.
+    Of half the range, the number of tilts and the noise over the signal.  The misfit is
+    the mean of ``chi2 [n_tilts]`` of the quadratic estimate: large where tilts
+    contradict each other, as those of a misaligned series do.  Tilts of zero weight do
+    not count.
     """
+    geometry, tilts = problem.geometry, problem.tilts
     used = (weight[:, 0, 0] > 0).astype(tilts.dtype)
     angles = jnp.rad2deg(geometry.angles_rad)
     top = jnp.max(jnp.where(used > 0, angles, -90.0))
@@ -46,6 +46,7 @@ def features(
             jnp.log(geometry.volume_shape[0] / 64.0),
             jnp.log(jnp.maximum(ratio, 1e-3) / 0.1),
             jnp.log(jnp.clip(jnp.sum(used * chi2) / count, 0.05, 100.0)),
+            jnp.log(jnp.float32(problem.voxel_nm) / UNIT_NM),
         ]
     )
 
@@ -55,6 +56,7 @@ def prepare(
     geometry: TiltGeometry,
     settings: TikhonovSettings,
     valid: jax.Array | None = None,
+    voxel_nm: jax.Array | float = UNIT_NM,
 ) -> Problem:
     """Normalises and weighs tilts and estimates what a network is shown.
 
@@ -63,8 +65,10 @@ def prepare(
       geometry: Rays.
       settings: Of the quadratic estimate.
       valid: Per tilt weight ``[n_tilts]`` in [0, 1]; 0 leaves a tilt out.
+      voxel_nm: Voxel size.
     """
-    return with_inputs(normalise(tilts, geometry, valid), settings)
+    problem = normalise(tilts, geometry, valid)
+    return with_inputs(dataclasses.replace(problem, voxel_nm=voxel_nm), settings)
 
 
 def normalise(
@@ -89,7 +93,7 @@ def with_inputs(problem: Problem, settings: TikhonovSettings) -> Problem:
         estimate,
         jnp.maximum(jnp.std(geometry.crop(estimate)), 1e-6),
         noise.coverage(geometry, weight),
-        features(geometry, tilts, weight, chi2),
+        features(problem, weight, chi2),
     )
     return dataclasses.replace(problem, inputs=inputs)
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from temdiff_jax import layout
 from temdiff_jax.errors import InputError, check_known
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.inverse.problem import Problem
+from temdiff_jax.inverse.problem import UNIT_NM, Problem
 from temdiff_jax.inverse.tikhonov import TikhonovSettings
 from temdiff_jax.io import tilt_series
 from temdiff_jax.series import checks, inputs, intensity, weighting
@@ -80,11 +80,12 @@ def _prepare_series(
     smoothness: Any,
     ridge: Any,
     valid: jax.Array,
+    voxel_nm: jax.Array,
     *,
     num_iters: int,
 ) -> Problem:
     settings = TikhonovSettings(smoothness, ridge, num_iters)
-    return inputs.prepare(tilts, geometry, settings, valid)
+    return inputs.prepare(tilts, geometry, settings, valid, voxel_nm)
 
 
 def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, Any]]:
@@ -96,12 +97,14 @@ def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, An
         masks = weighting.find_masks(tilts, job.geometry)
         tilts = jnp.asarray(weighting.repair(tilts, masks.keep))
         keep, record["masked"] = jnp.asarray(masks.keep), masks.shares()
+    size = job.series.voxel_size_angstrom
     problem = _prepare_series(
         tilts,
         job.geometry,
         jnp.float32(settings.smoothness),
         jnp.float32(settings.ridge),
         jnp.asarray(job.trust),
+        jnp.float32(UNIT_NM if size is None else size / 10.0),
         num_iters=settings.num_iters,
     )
     if form != "off":

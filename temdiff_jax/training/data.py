@@ -19,6 +19,7 @@ import numpy as np
 import scipy.special
 
 from temdiff_jax.geometry import TiltGeometry, lateral_margin_for
+from temdiff_jax.inverse.problem import UNIT_NM
 from temdiff_jax.inverse.tikhonov import TikhonovSettings, settings_for_half_range
 from temdiff_jax.series import inputs
 from temdiff_jax.simulator import (
@@ -34,8 +35,6 @@ from temdiff_jax.training.config import DataConfig, Scenario
 
 # Phases from here on are no part of the training.
 FIRST_RESERVED = 2**31 - 1
-# Voxel size whose logarithm is 0.
-UNIT_NM = 10.0
 # Larger voxels are drawn from sources binned by the next smaller of these.
 BINNINGS = (1, 2, 4)
 # Share of blocks with the scenario's voxels; of the others the range of the factor.
@@ -133,14 +132,15 @@ def simulate_block(
     valid = valid.astype(jnp.float32)
     # Traced, so that one program serves every range.
     settings = TikhonovSettings(cast(float, smoothness), cast(float, ridge), num_iters)
-    ready = inputs.prepare(series.tilts, geometry, settings, valid)
+    size = UNIT_NM * jnp.exp(voxel)
+    ready = inputs.prepare(series.tilts, geometry, settings, valid, size)
     unit = ready.units.contrast * ready.shown.level
     truth = (geometry.crop(series.volume) - ready.units.mean) / unit
     return Block(
         truth,
         geometry.crop(ready.shown.tikhonov) / ready.shown.level,
         geometry.crop(ready.shown.coverage),
-        jnp.append(ready.shown.features, voxel),
+        ready.shown.features,
     )
 
 
