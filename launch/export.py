@@ -116,8 +116,9 @@ def make_card(
     """What a checkpoint says of itself, for the card."""
     config = meta["config"]
     ranges = [s["half_range_deg"] for s in config["data"]["scenarios"]]
+    skip = "the Wiener filter of its spectrum" if shape.refines else "EDM, sigma_data 1"
     return {
-        "parameterisation": f"{TARGETS[shape.target]}, EDM, sigma_data 1",
+        "parameterisation": f"{TARGETS[shape.target]}, {skip}",
         "network": dataclasses.asdict(shape),
         "residual_scale": meta["residual_scale"],
         "half_range_deg": [min(r[0] for r in ranges), max(r[1] for r in ranges)],
