@@ -8,7 +8,6 @@ import numpy as np
 import typer
 
 from temdiff_jax.cli import options
-from temdiff_jax.types import InputError
 
 if TYPE_CHECKING:
     from temdiff_jax.io.formats import Image
@@ -47,16 +46,17 @@ def inspect(
     options.check_choice("--log", log, options.LOG_MODES)
     angle_range = options.parse_range(tilt_range)
 
-    from temdiff_jax.io import formats, projects, tilt_series, write
+    from temdiff_jax.io import projects, tilt_series, write
 
     if picture is not None:
         write.check_output(picture, overwrite=overwrite)
 
-    found = projects.find(path, need_angles=angles is None)
-    image = formats.read_image(found.images[0])
+    found, image = tilt_series.look(path, need_angles=angles is None)
     try:
-        series = tilt_series.load_tilt_series(
+        series = tilt_series.series_of(
             path,
+            found,
+            image,
             angles,
             alignment=alignment,
             voxel_size_angstrom=voxel_size,
@@ -66,12 +66,10 @@ def inspect(
             exclude=exclude,
             allow_small_angles=allow_small_angles,
         )
-    except InputError as error:
-        # A stack without angles still shows what its header says.
-        if angles is not None or "none in the file" not in str(error):
-            raise
+    except projects.NoAngles:
+        # Such a stack still shows what its header says.
         lines = _header_lines(found.kind, image)
-        lines += [f"warning: {line}" for line in image.warnings]
+        lines += [f"warning: {line}" for line in (*image.warnings, *found.warnings)]
         lines.append("warning: no tilt angles in the file; give them with --angles")
         _print(lines)
         return

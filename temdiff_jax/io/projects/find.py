@@ -18,6 +18,10 @@ _BESIDE = (".tlt", ".rawtlt", ".mrc.mdoc", ".st.mdoc", ".mdoc")
 _STACKS = (".st", ".ali", ".mrc", ".mrcs", ".tif", ".tiff", ".emd", ".h5")
 
 
+class NoAngles(gate.InputError):
+    """A stack whose tilt angles are nowhere."""
+
+
 def find(path: pathlib.Path, *, need_angles: bool = True) -> Found:
     """Tell what a path leads to.
 
@@ -72,7 +76,7 @@ def beside(found: Found, *, allow_small_angles: bool = False) -> Found:
     """A stack without angles of its own, with the side file of its name.
 
     Raises:
-      InputError: no such file.
+      NoAngles: no such file.
     """
     path = found.images[0]
     for ending in _BESIDE:
@@ -92,11 +96,9 @@ def beside(found: Found, *, allow_small_angles: bool = False) -> Found:
             ),
             warnings=(*found.warnings, *table.warnings),
         )
-    raise gate.bad_input(
-        path,
-        "tilt angles",
-        "none in the file",
-        "pass the .tlt of this series (--angles)",
+    raise NoAngles(
+        f"{path}: expected tilt angles, got none in the file; pass the .tlt of this "
+        "series (--angles)"
     )
 
 
