@@ -81,15 +81,8 @@ def read_mdoc(path: str | os.PathLike[str]) -> MdocTable:
             f"{path.name}: angles are in the order of acquisition; if the stack was "
             "sorted afterwards, pass its .tlt instead"
         )
-    numbers = {
-        text.parse_number(s, f"{path}: PixelSpacing") for s in spacings if s is not None
-    }
-    spacing = numbers.pop() if len(numbers) == 1 else None
-    if numbers:
-        notes.append(f"{path.name}: PixelSpacing differs between sections; ignored")
-    if spacing is not None and not spacing > 0:
-        notes.append(f"{path.name}: PixelSpacing {spacing:g} is not positive; ignored")
-        spacing = None
+    spacing, said = _one_spacing(path, spacings)
+    notes += said
     image = header.get("ImageFile")
     return MdocTable(
         angles_deg=table,
@@ -101,6 +94,22 @@ def read_mdoc(path: str | os.PathLike[str]) -> MdocTable:
         path=path,
         warnings=tuple(notes),
     )
+
+
+def _one_spacing(
+    path: pathlib.Path, words: Sequence[str | None]
+) -> tuple[float | None, list[str]]:
+    """The pixel size that all sections share, and a line where they share none."""
+    numbers = {
+        text.parse_number(w, f"{path}: PixelSpacing") for w in words if w is not None
+    }
+    if len(numbers) > 1:
+        return None, [f"{path.name}: PixelSpacing differs between sections; ignored"]
+    spacing = numbers.pop() if numbers else None
+    if spacing is not None and not spacing > 0:
+        note = f"{path.name}: PixelSpacing {spacing:g} is not positive; ignored"
+        return None, [note]
+    return spacing, []
 
 
 def _dose(sections: dict[int, dict[str, str]], path: pathlib.Path) -> float | None:

@@ -261,3 +261,28 @@ def test_an_alignment_beside_a_stack_that_is_named_alone_is_not_passed_over(
     assert not any("TS.xf beside" in line for line in used.warnings)
     write.write_mrc(tmp_path / "other.st", stack, 10.0, is_stack=True)
     assert io.load_tilt_series(tmp_path / "other.st", ANGLES).warnings == ()
+
+
+def test_an_aligned_stack_of_a_project_is_not_interpolated_again(tmp_path, stack):
+    write.write_mrc(tmp_path / "TS.ali", stack, 20.0, is_stack=True)
+    write.write_tlt(tmp_path / "TS.tlt", ANGLES)
+    (tmp_path / "TS.edf").write_text("Setup.DatasetName=TS\n")
+    (tmp_path / "tilt.com").write_text(
+        "$tilt -StandardInput\nIMAGEBINNED 2\nTHICKNESS 300\nSHIFT 0 0\n"
+    )
+    series = io.load_tilt_series(tmp_path)
+    np.testing.assert_array_equal(series.tilts, stack)
+    assert series.thickness_px == 150 and series.warnings == ()
+
+
+def test_the_first_of_two_axes_is_taken_and_said(tmp_path, stack):
+    for axis, sign in (("a", 1), ("b", -1)):
+        write.write_mrc(tmp_path / f"TS{axis}.ali", sign * stack, 1.0, is_stack=True)
+        write.write_tlt(tmp_path / f"TS{axis}.tlt", ANGLES)
+    (tmp_path / "TS.edf").write_text(
+        "Setup.DatasetName=TS\nSetup.AxisType=Dual Axis\n"
+        "Setup.AxisA.ExcludeProjections=1,5\n"
+    )
+    series = io.load_tilt_series(tmp_path)
+    np.testing.assert_array_equal(series.tilts, stack[1:4])
+    assert any("only the first one" in line for line in series.warnings)
