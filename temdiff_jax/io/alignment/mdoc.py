@@ -25,6 +25,7 @@ class MdocTable:
       tilt_axis_deg: Rotation of the tilt axis as the title has it, from +y towards -x,
         or None; programs are known to write wrong ones.
       image_file: Name of the stack as the file has it, without folders, or None.
+      frames: Name of the movie of each section without folder and ending, or None.
       dose_e_per_a2: Sum of ExposureDose, or None.
       path: Where it came from.
       warnings: One line per assumption.
@@ -35,6 +36,7 @@ class MdocTable:
     pixel_spacing_angstrom: float | None
     tilt_axis_deg: float | None
     image_file: str | None
+    frames: tuple[str | None, ...]
     dose_e_per_a2: float | None
     path: pathlib.Path
     warnings: tuple[str, ...]
@@ -90,10 +92,15 @@ def read_mdoc(path: str | os.PathLike[str]) -> MdocTable:
         pixel_spacing_angstrom=spacing,
         tilt_axis_deg=_title_axis(titles),
         image_file=None if not image else pathlib.PureWindowsPath(image).name,
+        frames=tuple(_stem(sections[z].get("SubFramePath")) for z in z_values.tolist()),
         dose_e_per_a2=_dose(sections, path),
         path=path,
         warnings=tuple(notes),
     )
+
+
+def _stem(windows_path: str | None) -> str | None:
+    return pathlib.PureWindowsPath(windows_path).stem if windows_path else None
 
 
 def _one_spacing(
