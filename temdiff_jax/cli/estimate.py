@@ -6,7 +6,12 @@ These are estimates for a reader's eye; nothing of them enters a reconstruction.
 import numpy as np
 from scipy import ndimage
 
-_LARGEST_SIDE = 256
+# Sides of the images that are looked at, pixels, and the most tilts.
+_AXIS_SIDE = 128
+_SHIFT_SIDE = 256
+_AXIS_TILTS = 31
+# Standard deviations; the highest of a million pixels of noise has five.
+_CLEAR_PEAK = 8.0
 _AXIS_STEP_DEG = 2.0
 # In noise the least of all directions still changes by more than this share of the
 # median one.
@@ -32,7 +37,8 @@ def axis_angle(tilts: np.ndarray) -> tuple[float, float]:
       Degrees from +y towards -x, in (-90, 90], and the change there as a share of that
       in the median direction.
     """
-    small = _small(tilts)
+    few = np.unique(np.linspace(0, len(tilts) - 1, _AXIS_TILTS).round().astype(int))
+    small = _small(tilts[few], _AXIS_SIDE)
     small = small - small.mean(axis=(1, 2), keepdims=True)
     directions = np.arange(-90.0, 90.0, _AXIS_STEP_DEG)
     change = np.array([_change(small, angle) for angle in directions])
@@ -75,9 +81,10 @@ def _change(tilts: np.ndarray, psi_deg: float) -> float:
 def neighbour_shifts(tilts: np.ndarray) -> np.ndarray:
     """Shift (x, y) of every tilt against the one before it, pixels, [n - 1, 2].
 
-    The largest peak of the phase correlation of windowed images.
+    The largest peak of the phase correlation of windowed images, which sees the strong
+    features move; NaN where no peak stands out.
     """
-    small = _small(tilts)
+    small = _small(tilts, _SHIFT_SIDE)
     scale = tilts.shape[2] / small.shape[2]
     _, height, width = small.shape
     window = np.hanning(height)[:, None] * np.hanning(width)[None]
@@ -87,6 +94,9 @@ def neighbour_shifts(tilts: np.ndarray) -> np.ndarray:
         cross = after * np.conj(before)
         peak = np.fft.ifft2(cross / np.maximum(np.abs(cross), 1e-30)).real
         peak = ndimage.gaussian_filter(peak, 1.0, mode="wrap")
+        if peak.max() - peak.mean() < _CLEAR_PEAK * peak.std():
+            found.append((np.nan, np.nan))
+            continue
         row, column = np.unravel_index(int(np.argmax(peak)), peak.shape)
         found.append(
             (
@@ -127,6 +137,9 @@ def shift_line(tilts: np.ndarray) -> str:
     if len(tilts) < 2:
         return "one tilt"
     lengths = np.hypot(*neighbour_shifts(tilts).T)
+    lengths = lengths[np.isfinite(lengths)]
+    if 2 * lengths.size < len(tilts) - 1:
+        return "not visible in the images"
     return (
         f"{np.median(lengths):.1f} pixels between neighbouring tilts in the median, "
         f"{lengths.max():.1f} at most"
@@ -140,9 +153,9 @@ def wedge(low_deg: float, high_deg: float) -> str:
     return "[" + "".join("#" if m else "." for m in measured) + "]"
 
 
-def _small(tilts: np.ndarray) -> np.ndarray:
-    """Blocks of pixels averaged to at most `_LARGEST_SIDE` a side, float64."""
-    step = max(1, -(-max(tilts.shape[1:]) // _LARGEST_SIDE))
+def _small(tilts: np.ndarray, largest: int) -> np.ndarray:
+    """Blocks of pixels averaged to at most so many a side, float64."""
+    step = max(1, -(-max(tilts.shape[1:]) // largest))
     count, height, width = tilts.shape
     rows, columns = height // step, width // step
     if step == 1:

@@ -160,7 +160,10 @@ def make_record(
         "chi2": np.asarray(result.chi2),
         "weights": np.asarray(result.weights),
         "library": dict(result.provenance),
-        "warnings": list(series.warnings),
+        "warnings": [
+            *series.warnings,
+            *(line.removeprefix("warning: ") for line in _doubts(result.provenance)),
+        ],
         "device": environment.device_kind(),
         "versions": environment.versions(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from temdiff_jax.io.alignment import imod, mdoc
 from temdiff_jax.io.alignment.record import Alignment
 from temdiff_jax.io.projects import aretomo, serialem
 from temdiff_jax.io.projects import imod as imod_project
-from temdiff_jax.io.projects.found import Decision, Found, Frame, Placement, placed
+from temdiff_jax.io.projects.found import Decision, Found, placed
 
 AnglesSource = str | os.PathLike[str] | Sequence[float] | np.ndarray | None
 
@@ -130,15 +131,9 @@ def with_alignment(found: Found, source: pathlib.Path) -> Found:
             "pass the alignment file of this series",
         )
     record = imod.ImodAlignment(matrices, shifts, degrees)
-
-    def place(frame: Frame) -> Placement:
-        # A plain .xf is index for index, whatever the parity of the extents.
-        even = (frame.image_shape[0] // 2 * 2, frame.image_shape[1] // 2 * 2)
-        return imod_project.place(record, frame._replace(image_shape=even))
-
     return dataclasses.replace(
         found,
-        place=place,
+        place=functools.partial(imod_project.place, record),
         decisions=(*found.decisions, Decision("transforms of the raw images", source)),
         warnings=(*_without_unused(found, source), *imod.untouched(table)),
     )

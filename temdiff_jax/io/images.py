@@ -115,6 +115,9 @@ def placed_images(
         own, images = alignments.upright(alignments.taken(whole, keep), tilts)
         return images, own, notes
     matrices, shifts = placement.matrices[keep], placement.shifts_px[keep]
+    if np.array_equal(matrices, np.broadcast_to(np.eye(2), matrices.shape)):
+        if not shifts.any() and not (whole and whole.x_tilt_deg):
+            return tilts, None, []  # aligned images are not interpolated again
     shape = _frame(tilts.shape[1:], matrices)
     seen = inplane.covered_by_maps(tilts.shape, matrices, shifts, shape=shape)
     lost = 100 * (1 - float(seen.mean()))

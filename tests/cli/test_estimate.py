@@ -53,6 +53,7 @@ def test_shifts_of_neighbours_are_measured():
         estimate.neighbour_shifts(stack), [(5, -3), (0, 9)], atol=0.5
     )
     assert "9.0 at most" in estimate.shift_line(stack)
+    assert "not visible" in estimate.shift_line(rng.normal(size=(4, 96, 96)))
 
 
 def test_the_wedge_is_drawn():

@@ -78,6 +78,9 @@ def test_says_what_it_doubts(series, library, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "warning: tilts are off by some 0.8 pixels" in said
     assert "warning: tilt at -2 degrees disagrees with the others" in said
+    record = json.loads((tmp_path / "r" / "grid.temdiff.json").read_text())
+    printed = [li for li in said.splitlines() if li.startswith("warning: ")]
+    assert [f"warning: {line}" for line in record["warnings"]] == printed
     library.weighting = {"misalignment_px": 0.0, "unreliable": []}
     assert run(series, tmp_path / "s") == 0
     assert "warning" not in capsys.readouterr().out
@@ -326,3 +329,25 @@ def test_bad_options_are_one_line(series, library, tmp_path, capsys, options, ma
         return
     assert match in refused(capsys, code)
     assert library.calls == []
+
+
+def test_a_project_is_reconstructed_with_its_own_thickness(series, library, tmp_path):
+    """What tilt.com says is used, printed by -v and kept in the record."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "grid.ali").write_bytes(series.stack.read_bytes())
+    (project / "grid.tlt").write_bytes(series.angles.read_bytes())
+    (project / "tilt.com").write_text(
+        "$tilt -StandardInput\nTHICKNESS 24\nEXCLUDELIST2 1\n"
+    )
+    (project / "grid.edf").write_text("Setup.DatasetName=grid\n")
+    out = tmp_path / "r"
+    words = ["reconstruct", str(project), "--out", str(out), "--bin", "2", "-v"]
+    assert main([*words, "--exclude", "4deg"]) == 0
+    (call,) = library.calls
+    assert call["thickness"] == 12 and call["tilts"].shape == (3, 5, 7)
+    np.testing.assert_array_equal(call["angles"], [-2.0, 0.0, 2.0])
+    record = json.loads((out / "grid.temdiff.json").read_text())
+    decisions = record["input"]["decisions"]
+    assert f"THICKNESS 24 ({project}/tilt.com:2)" in decisions
+    assert "tilts left out: 0 (-4 deg), 4 (4 deg)" in decisions

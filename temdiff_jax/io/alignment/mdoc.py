@@ -25,6 +25,7 @@ class MdocTable:
       tilt_axis_deg: Rotation of the tilt axis as the title has it, from +y towards -x,
         or None; programs are known to write wrong ones.
       image_file: Name of the stack as the file has it, without folders, or None.
+      frames: Name of the movie of each section without folder and ending, or None.
       dose_e_per_a2: Sum of ExposureDose, or None.
       path: Where it came from.
       warnings: One line per assumption.
@@ -35,6 +36,7 @@ class MdocTable:
     pixel_spacing_angstrom: float | None
     tilt_axis_deg: float | None
     image_file: str | None
+    frames: tuple[str | None, ...]
     dose_e_per_a2: float | None
     path: pathlib.Path
     warnings: tuple[str, ...]
@@ -81,15 +83,8 @@ def read_mdoc(path: str | os.PathLike[str]) -> MdocTable:
             f"{path.name}: angles are in the order of acquisition; if the stack was "
             "sorted afterwards, pass its .tlt instead"
         )
-    numbers = {
-        text.parse_number(s, f"{path}: PixelSpacing") for s in spacings if s is not None
-    }
-    spacing = numbers.pop() if len(numbers) == 1 else None
-    if numbers:
-        notes.append(f"{path.name}: PixelSpacing differs between sections; ignored")
-    if spacing is not None and not spacing > 0:
-        notes.append(f"{path.name}: PixelSpacing {spacing:g} is not positive; ignored")
-        spacing = None
+    spacing, said = _one_spacing(path, spacings)
+    notes += said
     image = header.get("ImageFile")
     return MdocTable(
         angles_deg=table,
@@ -97,10 +92,31 @@ def read_mdoc(path: str | os.PathLike[str]) -> MdocTable:
         pixel_spacing_angstrom=spacing,
         tilt_axis_deg=_title_axis(titles),
         image_file=None if not image else pathlib.PureWindowsPath(image).name,
+        frames=tuple(_stem(sections[z].get("SubFramePath")) for z in z_values.tolist()),
         dose_e_per_a2=_dose(sections, path),
         path=path,
         warnings=tuple(notes),
     )
+
+
+def _stem(windows_path: str | None) -> str | None:
+    return pathlib.PureWindowsPath(windows_path).stem if windows_path else None
+
+
+def _one_spacing(
+    path: pathlib.Path, words: Sequence[str | None]
+) -> tuple[float | None, list[str]]:
+    """The pixel size that all sections share, and a line where they share none."""
+    numbers = {
+        text.parse_number(w, f"{path}: PixelSpacing") for w in words if w is not None
+    }
+    if len(numbers) > 1:
+        return None, [f"{path.name}: PixelSpacing differs between sections; ignored"]
+    spacing = numbers.pop() if numbers else None
+    if spacing is not None and not spacing > 0:
+        note = f"{path.name}: PixelSpacing {spacing:g} is not positive; ignored"
+        return None, [note]
+    return spacing, []
 
 
 def _dose(sections: dict[int, dict[str, str]], path: pathlib.Path) -> float | None:

@@ -10,8 +10,10 @@ import numpy as np
 
 from temdiff_jax.io import gate
 from temdiff_jax.io.alignment import aln
+from temdiff_jax.io.formats import mrc, mrc_header
 from temdiff_jax.io.projects.found import Decision, Found, Frame, Placement, placed
 
+_OF_OUTPUT = ("_rec", "_Vol", "_aln", "_ali")
 _STACKS = (".mrc", ".st", ".mrcs", ".tif", ".tiff")
 
 
@@ -27,7 +29,7 @@ def find_aretomo(path: pathlib.Path, stack: pathlib.Path | None = None) -> Found
     """
     table = aln.read_aln(path)
     if stack is None:
-        stack = next((p for s in _STACKS if (p := path.with_suffix(s)).is_file()), None)
+        stack = _raw_stack(path, table)
     if stack is None:
         raise gate.bad_input(
             path,
@@ -70,6 +72,24 @@ def find_aretomo(path: pathlib.Path, stack: pathlib.Path | None = None) -> Found
         decisions=tuple(decisions),
         warnings=tuple(warnings),
     )
+
+
+def _raw_stack(path: pathlib.Path, table: aln.AlnTable) -> pathlib.Path | None:
+    """The stack of an .aln: NAME.mrc of NAME.aln or NAME.mrc.aln.
+
+    AreTomo may give its volume the name of the .aln; the number of sections tells.
+    """
+    name = path.stem
+    stems = [name, *(name.removesuffix(s) for s in _OF_OUTPUT if name.endswith(s))]
+    names = [name, *(f"{stem}{suffix}" for stem in stems for suffix in _STACKS)]
+    found = [p for n in names if (p := path.with_name(n)).is_file() and p != path]
+    counts = {len(table.views), table.num_views}
+    for stack in found:
+        if mrc.is_mrc_name(stack):
+            _, header = mrc_header.read_header(stack, in_memory=False)
+            if header.shape[0] in counts:
+                return stack
+    return found[0] if found else None
 
 
 def place(record: aln.AreTomoAlignment, frame: Frame) -> Placement:

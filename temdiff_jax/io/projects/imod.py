@@ -122,6 +122,10 @@ def find_imod(folder: pathlib.Path, edf: pathlib.Path | None = None) -> Found:
     stack, xf, warnings = _images(folder, name)
     found = Found("IMOD", (stack,), name=name, warnings=tuple(warnings))
     decisions.append(Decision(f"images {stack.name}", stack))
+    kind = settings.get("Setup.AxisType")
+    if kind is not None and kind.words[0].startswith("Dual"):
+        warnings.append(f"{edfs[0].name}: two axes; only the first one is used")
+        found = dataclasses.replace(found, warnings=tuple(warnings))
     binning = 1 if xf is not None else _binning(tilt, newst, tilt_com)
     angles, source = _angles(folder, name)
     decisions.append(Decision(f"{len(angles)} tilt angles", source))
@@ -137,7 +141,10 @@ def _data_set(
 ) -> str:
     entry = settings.get("Setup.DatasetName")
     if entry is not None and entry.words[0]:
-        return pathlib.Path(entry.words[0]).name
+        name = pathlib.Path(entry.words[0]).name
+        kind = settings.get("Setup.AxisType")
+        # The first of two axes; its files bear an a.
+        return f"{name}a" if kind and kind.words[0].startswith("Dual") else name
     if edfs:
         return edfs[0].stem
     names = {p.stem for p in folder.glob("*.xf")} or {
@@ -276,16 +283,10 @@ def _geometry(
     if binning > 1:
         decisions.append(Decision(f"images binned by {binning}", tilt_com))
     angles = np.asarray(found.angles_deg)
-    count, x_tilts = len(angles), None
-    if xtilt.is_file():
-        x_tilts = np.concatenate(
-            [np.atleast_1d(r) for r in text.number_rows(*text.read_text(xtilt))]
-        )
-        if np.ptp(x_tilts) > 0 or len(x_tilts) != count:
-            warnings.append(f"{xtilt.name}: x-tilts that differ are not applied")
-            x_tilts = None
-        else:
-            decisions.append(Decision(f"x-tilt {x_tilts[0]:g} of every view", xtilt))
+    count = len(angles)
+    x_tilts, said, doubts = _x_tilts(xtilt, count)
+    decisions += said
+    warnings += doubts
     matrices, shifts = np.broadcast_to(np.eye(2), (count, 2, 2)), np.zeros((count, 2))
     if xf is not None:
         table = imod.read_xf(xf)
@@ -318,10 +319,26 @@ def _geometry(
     )
 
 
+def _x_tilts(
+    path: pathlib.Path, count: int
+) -> tuple[np.ndarray | None, list[Decision], list[str]]:
+    """The .xtilt, where it is one number for all views."""
+    if not path.is_file():
+        return None, [], []
+    rows = text.number_rows(*text.read_text(path))
+    values = np.array([value for row in rows for value in row])
+    if values.size != count or np.ptp(values) > 0:
+        return None, [], [f"{path.name}: x-tilts that differ are not applied"]
+    said = [Decision(f"x-tilt {values[0]:g} of every view", path)]
+    return values, said, []
+
+
 def place(record: imod.ImodAlignment, frame: Frame) -> Placement:
     """IMOD's numbers as a placement; transforms may stretch, which only maps can."""
-    height, width = frame.image_shape
-    shape = (frame.thickness, height, width)
+    # IMOD puts the centre of odd extents half a voxel elsewhere; aligned images are not
+    # interpolated for that.
+    depth, height, width = (n // 2 * 2 for n in (frame.thickness, *frame.image_shape))
+    shape = (max(depth, 2), height, width)
     back, moved = inplane.inverted(
         np.asarray(record.matrices, np.float64),
         np.asarray(record.shifts_px, np.float64),

@@ -16,6 +16,8 @@ from temdiff_jax.io.projects.found import Decision, Found
 SUFFIXES = (".tif", ".tiff", ".mrc")
 # A number with its sign: n60, m60 or -60, p60 or +60, [-12.00].
 _NUMBER = re.compile(r"(?<![A-Za-z0-9.])([nmpNMP+-]?)(\d{1,9}(?:\.\d+)?)(?![0-9])")
+# Names round angles.
+_SAME_DEG = 1.0
 _MINUS = ("n", "m", "-")
 
 
@@ -77,16 +79,53 @@ def _with(found: Found, angles: np.ndarray | None, decision: Decision) -> Found:
 def _beside(found: Found, path: pathlib.Path) -> Found:
     """Angles of the one side file in the folder, in the order of the names."""
     if path.suffix.lower() == ".mdoc":
-        table = mdoc.read_mdoc(path)
-        angles, notes = table.angles_deg, table.warnings
-    else:
-        listed = tilt_angles.read_angles(path, expected_count=len(found.images))
-        angles, notes = listed.angles_deg, listed.warnings
+        return _of_mdoc(found, mdoc.read_mdoc(path))
+    listed = tilt_angles.read_angles(path, expected_count=len(found.images))
+    angles, notes = listed.angles_deg, listed.warnings
     decision = Decision(
         f"{len(found.images)} images in the order of their names, angles", path
     )
     return dataclasses.replace(
         found, angles_deg=angles, decisions=(decision,), warnings=tuple(notes)
+    )
+
+
+def _of_mdoc(found: Found, table: mdoc.MdocTable) -> Found:
+    """Images matched to sections by the names of their movies, or by their angles.
+
+    An .mdoc is in the order of acquisition, names often are in that of the angles.
+    """
+    told = dataclasses.replace(
+        found, pixel_angstrom=table.pixel_spacing_angstrom, axis_deg=table.tilt_axis_deg
+    )
+    stems = [path.stem for path in found.images]
+    frames = {name: n for n, name in enumerate(table.frames) if name}
+    rows = [
+        next((n for name, n in frames.items() if stem.startswith(name)), None)
+        for stem in stems
+    ]
+    if frames and None not in rows and len(set(rows)) == len(rows):
+        decision = Decision("images matched to SubFramePath", table.path)
+        return _with(told, table.angles_deg[np.array(rows, np.int64)], decision)
+    named = angles_in_names(stems)
+    if named is not None and named.size == table.angles_deg.size:
+        apart = np.abs(np.sort(named) - np.sort(table.angles_deg)).max()
+        if apart < _SAME_DEG:
+            decision = Decision(
+                "angles from the names, as many in the .mdoc", table.path
+            )
+            return _with(told, named, decision)
+    if table.angles_deg.size != len(stems):
+        raise gate.bad_input(
+            table.path, f"{len(stems)} sections", table.angles_deg.size, "pass --angles"
+        )
+    decision = Decision("images by name in the order of ZValue", table.path)
+    return dataclasses.replace(
+        _with(told, table.angles_deg, decision),
+        warnings=(
+            *table.warnings,
+            f"{table.path.name}: names tell no angle; taken as acquired",
+        ),
     )
 
 

@@ -261,3 +261,60 @@ def test_an_alignment_beside_a_stack_that_is_named_alone_is_not_passed_over(
     assert not any("TS.xf beside" in line for line in used.warnings)
     write.write_mrc(tmp_path / "other.st", stack, 10.0, is_stack=True)
     assert io.load_tilt_series(tmp_path / "other.st", ANGLES).warnings == ()
+
+
+def test_an_aligned_stack_of_a_project_is_not_interpolated_again(tmp_path, stack):
+    write.write_mrc(tmp_path / "TS.ali", stack, 20.0, is_stack=True)
+    write.write_tlt(tmp_path / "TS.tlt", ANGLES)
+    (tmp_path / "TS.edf").write_text("Setup.DatasetName=TS\n")
+    (tmp_path / "tilt.com").write_text(
+        "$tilt -StandardInput\nIMAGEBINNED 2\nTHICKNESS 300\nSHIFT 0 0\n"
+    )
+    series = io.load_tilt_series(tmp_path)
+    np.testing.assert_array_equal(series.tilts, stack)
+    assert series.thickness_px == 150 and series.warnings == ()
+
+
+def test_the_first_of_two_axes_is_taken_and_said(tmp_path, stack):
+    for axis, sign in (("a", 1), ("b", -1)):
+        write.write_mrc(tmp_path / f"TS{axis}.ali", sign * stack, 1.0, is_stack=True)
+        write.write_tlt(tmp_path / f"TS{axis}.tlt", ANGLES)
+    (tmp_path / "TS.edf").write_text(
+        "Setup.DatasetName=TS\nSetup.AxisType=Dual Axis\n"
+        "Setup.AxisA.ExcludeProjections=1,5\n"
+    )
+    series = io.load_tilt_series(tmp_path)
+    np.testing.assert_array_equal(series.tilts, stack[1:4])
+    assert any("only the first one" in line for line in series.warnings)
+
+
+def test_the_volume_beside_an_aln_is_not_taken_for_its_stack(tmp_path, stack):
+    write.write_mrc(tmp_path / "TS_rec.mrc", np.zeros((9, 6, 7), np.float32), 1.0)
+    write.write_mrc(tmp_path / "TS.mrc", stack, 10.0, is_stack=True)
+    text = "# RawSize = 7 6 5\n"
+    for n, angle in enumerate(ANGLES):
+        text += f"{n} 0.0 1 0.0 0.0 1 1 1 0 {angle}\n"
+    for name in ("TS_rec.aln", "TS.mrc.aln"):
+        (tmp_path / name).write_text(text)
+        series = io.load_tilt_series(tmp_path / name)
+        np.testing.assert_array_equal(series.tilts, stack)
+
+
+def test_single_images_are_matched_to_the_sections_of_an_mdoc(tmp_path, stack):
+    order = [2, 3, 1, 4, 0]  # acquisition
+    names = [f"TS_{n}_{ANGLES[n]:.1f}_Nov30" for n in range(5)]
+    for n, name in enumerate(names):
+        write.write_mrc(tmp_path / f"{name}_avg.mrc", stack[n][None], 10.0)
+    text = "PixelSpacing = 10\n"
+    for z, n in enumerate(order):
+        text += f"[ZValue = {z}]\nTiltAngle = {ANGLES[n]}\n"
+        text += f"SubFramePath = X:\\frames\\{names[n]}.tif\n"
+    path = tmp_path / "TS.mdoc"
+    path.write_text(text)
+    series = io.load_tilt_series(tmp_path)
+    np.testing.assert_array_equal(series.tilts, stack)
+    assert said(series, "matched to SubFramePath")
+    path.write_text(text.replace("SubFramePath", "Other"))
+    series = io.load_tilt_series(tmp_path)
+    np.testing.assert_array_equal(series.tilts, stack)
+    assert said(series, "angles from the names")
