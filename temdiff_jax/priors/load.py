@@ -23,6 +23,7 @@ from temdiff_jax.errors import InputError
 from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.io import write
 from temdiff_jax.model import NUM_FEATURES, Network, NetworkConfig, make_network
+from temdiff_jax.priors import packed
 from temdiff_jax.series.inputs import ResidualScale
 
 # Scalars that the first priors were told.
@@ -124,8 +125,8 @@ def _load(path: Path, pinned: str | None, modified: int) -> Prior:
             "file is damaged or not the one of this card: fetch it again"
         )
     try:
-        tensors = safetensors.numpy.load(data)
-    except safetensors.SafetensorError as error:
+        tensors = packed.unpack(safetensors.numpy.load(data))
+    except (safetensors.SafetensorError, ValueError) as error:
         raise InputError(
             f"prior: expected safetensors weights in {path.name}, got {error}; fetch "
             "the file again"
@@ -213,14 +214,20 @@ def _unflatten(tensors: dict[str, np.ndarray], abstract: dict, name: str) -> dic
 
 
 def save_prior(
-    path: str | Path, params: dict, card: dict[str, Any], *, overwrite: bool = False
+    path: str | Path,
+    params: dict,
+    card: dict[str, Any],
+    *,
+    step: float | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Writes weights (float16) and card; returns the card with its sha256.
+    """Writes weights and card; returns the card with its sha256.
 
     Args:
       path: ``.safetensors`` target; the card goes beside it as ``.json``.
       params: Nested weights.
       card: Everything but ``format_version`` and ``sha256``.
+      step: None writes float16; else weights in a few bits, see ``packed.pack``.
       overwrite: Replace existing files.
     """
     path = Path(path)
@@ -231,6 +238,8 @@ def save_prior(
         )
         for p, leaf in flat
     }
+    if step is not None:
+        tensors = packed.pack(tensors, step)
     data = safetensors.numpy.save(tensors)
     card = {
         "format_version": FORMAT_VERSION,

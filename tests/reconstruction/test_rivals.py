@@ -17,7 +17,6 @@ from temdiff_jax.reconstruction import rivals
 from temdiff_jax.series import inputs
 
 # Each of these compiles for seconds.
-pytestmark = pytest.mark.slow
 
 ANGLES = np.linspace(-20.0, 20.0, 5)
 SHAPE = (8, 6, 16)  # z, y, x
@@ -96,6 +95,7 @@ def test_a_rival_reconstructs_in_the_units_of_the_tilts(name, tilts):
     assert inside > volume.mean() + 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["diffusion_mbir", "dds", "dds_tuned", "dds_3d"])
 @pytest.mark.parametrize("changes", [{}, {"num_iters": 2}])
 def test_pairs_are_those_that_a_run_takes(name, changes):
@@ -166,6 +166,7 @@ def test_the_estimate_is_the_mean_of_the_samples(tilts):
     assert rivals._advance._cache_size() == compiled + 1
 
 
+@pytest.mark.slow
 def test_volume_frame_is_empty_in_the_field_of_view_and_tikhonov_beside_it(tilts):
     geometry = TiltGeometry.from_degrees(
         ANGLES, thickness=SHAPE[0], width=SHAPE[2], height=SHAPE[1]

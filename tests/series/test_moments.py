@@ -12,7 +12,6 @@ from temdiff_jax.priors import load_prior, save_prior
 from temdiff_jax.reconstruction import posterior, reconstruct
 
 # Compiles for tens of seconds.
-pytestmark = pytest.mark.slow
 
 NETWORK = NetworkConfig(
     channels=(8, 8),
@@ -72,6 +71,7 @@ def test_the_network_comes_back_as_it_was_saved(prior):
     assert prior.network.config == NETWORK
 
 
+@pytest.mark.slow
 def test_the_mean_of_mirrored_tilts_is_the_mirrored_mean(prior):
     """Turning the detector and the angles is a mirror image along x.
 
@@ -83,6 +83,7 @@ def test_the_mean_of_mirrored_tilts_is_the_mirrored_mean(prior):
     np.testing.assert_allclose(there, here[:, :, ::-1], atol=2e-4 * np.std(here))
 
 
+@pytest.mark.slow
 def test_the_moments_reach_the_answer(prior):
     blind = prior._replace(params=without_moments(prior.params))
     here, there = (call(p, TILTS, sampler="mean").mean for p in (prior, blind))
@@ -97,6 +98,7 @@ def without_moments(params):
     return params | {"stem": params["stem"] | {"kernel": jnp.asarray(kernel)}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["robust", "low-rank"])
 def test_samples_and_weighting_go_with_them(prior, form):
     options = {"num_samples": 2, "num_steps": 3, "weighting": form}

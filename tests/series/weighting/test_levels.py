@@ -10,7 +10,6 @@ from temdiff_jax.series import noise
 from temdiff_jax.series.weighting import levels
 
 # Compiles for tens of seconds.
-pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("expected", "read"), [(60.0, 0.0), (500.0, 2.0), (500, 30.0)])
@@ -63,6 +62,7 @@ def textured(sigma):
     return clean + sigma[:, None, None] * jax.random.normal(key_noise, clean.shape)
 
 
+@pytest.mark.slow
 def test_residual_tells_noise_from_texture():
     """Where second differences alone see more than twice the noise."""
     sigma = 0.4 * jnp.linspace(0.8, 1.2, 5)
@@ -77,6 +77,7 @@ def test_residual_tells_noise_from_texture():
     assert ratios[1] == pytest.approx(1.0, abs=0.12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0.3, 3.0])
 def test_residual_finds_pure_noise_whatever_the_start(start):
     sigma = jnp.linspace(0.5, 2.0, 5)
@@ -92,6 +93,7 @@ def test_residual_finds_pure_noise_whatever_the_start(start):
     assert float(jnp.mean(found / sigma)) == pytest.approx(1.0, abs=0.08)
 
 
+@pytest.mark.slow
 def test_masked_pixels_have_no_part_in_the_level():
     sigma = jnp.ones(5)
     tilts = textured(sigma)
