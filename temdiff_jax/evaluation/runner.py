@@ -169,7 +169,7 @@ def own_weights(
     if fallback is None:
         raise InputError(
             f"methods: expected a prior for {name!r}, got none; give the path of its "
-            f"weights, {name}=FILE.safetensors (docs/reports/learned_baselines.md)"
+            f"weights, {name}=FILE.safetensors (docs/rivals.md)"
         )
     return fallback
 

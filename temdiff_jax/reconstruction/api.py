@@ -113,7 +113,7 @@ def reconstruct(
       prior: Name or path of a released prior, or a loaded one.
       sampler: "default" takes the mean from one call of the network and the spread
         from posterior samples; "mean" leaves out the samples, "posterior" the call
-        (the mean of a few samples still holds their scatter: docs/reports/results.md).
+        (the mean of a few samples still holds their scatter: docs/results.md).
       num_samples, num_steps: Posterior samples; noise levels of each, default 8.
       key: Seed or typed JAX key.
       voxel_size_angstrom: Recorded in the provenance.

@@ -2,7 +2,7 @@
 
 The samplers are in ``diffusion.methods``; here they meet
 tilts and weights, under the settings of their programs or under shorter ones.  What
-differs from the papers, and the weights they need: docs/reports/learned_baselines.md.
+differs from the papers, and the weights they need, is told in docs/rivals.md.
 
 Each method is given the tilts as ``reconstruct`` normalises them.  Outside the field of
 view the slab is the quadratic estimate, as for the prior.
@@ -94,8 +94,7 @@ DDS_3D = Settings(
 DDS = Settings(unguided.dds, schedule.vp_linear, num_steps=50)
 
 # Shorter runs.  Fewer steps make fewer updates of the data, so each is stronger.
-# Numbers that differ from the program's are the best of the scans in
-# docs/reports/learned_baselines.md.
+# Numbers that differ from the program's are the best of the scans in docs/rivals.md.
 DOLCE_FAST = DOLCE._replace(num_steps=20, num_samples=4)
 DIFFUSION_MBIR_FAST = DIFFUSION_MBIR._replace(
     num_steps=100,
@@ -248,8 +247,7 @@ def check_network(settings: Settings, prior: Prior) -> None:
     raise InputError(
         f"prior: expected {wanted} network of volumes for "
         f"{getattr(settings.make, '__name__', 'this method')}, got {got} one of the "
-        f"{config.target} in {prior.card.get('name')!r}; see "
-        "docs/reports/learned_baselines.md"
+        f"{config.target} in {prior.card.get('name')!r}; see docs/rivals.md"
     )
 
 
