@@ -12,6 +12,10 @@ A prior that ships with the package is also pinned:
 
     python -m launch.export ... --out=temdiff_jax/priors/default/default.safetensors \\
         --registry=temdiff_jax/priors/registry.json
+
+Networks for comparison are stored in a few bits (``priors.packed``):
+
+    python -m launch.export ... --pack=0.2
 """
 
 from __future__ import annotations
@@ -49,6 +53,9 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "Target, .safetensors.")
     flags.DEFINE_string("name", "default-v1", "Name in the card.")
     flags.DEFINE_string("card", "configs/default_card.json", "Fields to add.")
+    flags.DEFINE_float(
+        "pack", None, "Step of weights stored in a few bits; default float16."
+    )
     flags.DEFINE_string("registry", None, "registry.json to pin it in.")
     flags.DEFINE_string("registry_name", "default", "Name in the registry.")
     flags.mark_flags_as_required(["workdir", "out"])
@@ -65,6 +72,7 @@ def export(
     name: str,
     extra: dict,
     ema: float | None = None,
+    pack: float | None = None,
 ) -> dict:
     """Writes the averaged weights of a checkpoint and their card.
 
@@ -76,6 +84,7 @@ def export(
       extra: Further fields of the card (data, licences, metrics, scores).
       ema: Relative length of the average, see ``training.averages``; None for the
         running average.
+      pack: Step of weights in a few bits, see ``priors.packed``; None for float16.
 
     Returns:
       The card.
@@ -107,7 +116,7 @@ def export(
     if ema is not None:
         params = averages.reconstruct(Path(workdir) / "averages", ema, step)
     card = make_card(meta, shape, int(step), ema) | {"name": name} | extra
-    return save_prior(out, params, card, overwrite=True)
+    return save_prior(out, params, card, step=pack, overwrite=True)
 
 
 def make_card(
@@ -150,7 +159,15 @@ def main(argv: Sequence[str]) -> None:
     with program.refusals("export", argv):
         extra = read_card(Path(given.card))
         out = Path(given.out)
-        card = export(given.workdir, given.step, out, given.name, extra, given.ema)
+        card = export(
+            given.workdir,
+            given.step,
+            out,
+            given.name,
+            extra,
+            given.ema,
+            given.pack,
+        )
         print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, sha256 {card['sha256']}")
         if given.registry:
             path = Path(given.registry)

@@ -20,6 +20,6 @@ def test_notebook_runs(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     client = nbclient.NotebookClient(
-        notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}
     )
     client.execute()

@@ -1,6 +1,6 @@
 """Table T1 in small: the rivals as published beside their shorter settings.
 
-Command, with the files of releases/rivals:
+Command, with the files of releases/baselines:
     python -m launch.evaluate --config=configs/tables/t1_faithful.py --data_dir=DATA \\
         --out=runs/tables --prior=dolce=dolce.safetensors \\
         --prior=diffusion_mbir=diffusion_mbir.safetensors

@@ -26,6 +26,7 @@ from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.io import gate, write
 from temdiff_jax.model import Network, NetworkConfig, make_network
 from temdiff_jax.priors import card as card_file
+from temdiff_jax.priors import packed
 from temdiff_jax.priors.card import FORMAT_VERSION
 from temdiff_jax.series.inputs import ResidualScale
 
@@ -141,7 +142,7 @@ def _load(path: Path, pinned: str | None, modified: int) -> Prior:
         )
     with gate.reading(f"prior: {path.name}", "safetensors weights"):
         _refuse_repeats(data)
-        tensors = safetensors.numpy.load(data)
+        tensors = packed.unpack(safetensors.numpy.load(data))
     with gate.reading(f"prior: card of {path.name}", "a network that can be built"):
         config, scale = _network_config(card), _residual_scale(card)
         metrics = [_metric(card[f"metric_{use}"]) for use in ("mean", "sample")]
@@ -213,14 +214,20 @@ def _unflatten(tensors: dict[str, np.ndarray], abstract: dict, name: str) -> dic
 
 
 def save_prior(
-    path: str | Path, params: dict, card: dict[str, Any], *, overwrite: bool = False
+    path: str | Path,
+    params: dict,
+    card: dict[str, Any],
+    *,
+    step: float | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Writes weights (float16) and card; returns the card with its sha256.
+    """Writes weights and card; returns the card with its sha256.
 
     Args:
       path: ``.safetensors`` target; the card goes beside it as ``.json``.
       params: Nested weights.
       card: Everything but ``format_version`` and ``sha256``.
+      step: None writes float16; else weights in a few bits, see ``packed.pack``.
       overwrite: Replace existing files.
     """
     path = Path(path)
@@ -231,6 +238,8 @@ def save_prior(
         )
         for p, leaf in flat
     }
+    if step is not None:
+        tensors = packed.pack(tensors, step)
     data = safetensors.numpy.save(tensors)
     card = {
         "format_version": FORMAT_VERSION,

@@ -291,7 +291,7 @@ def _prior(
     if method.needs != "prior" and prior == "default":
         raise InputError(
             f"prior: expected weights of its own for {method.name}, got none; pass the "
-            f"file {method.needs}.safetensors of the folder releases/rivals of the "
+            f"file {method.needs}.safetensors of the folder releases/baselines of the "
             "sources, or train it (docs/reports/learned_baselines.md)"
         )
     loaded = prior if isinstance(prior, Prior) else load_prior(prior)

@@ -14,7 +14,6 @@ from temdiff_jax.inverse.tikhonov import TikhonovSettings, tikhonov_normalised
 from temdiff_jax.projector import backproject, normal_op, project
 
 # Each of these compiles for seconds.
-pytestmark = pytest.mark.slow
 
 SHAPE = (3, 6, 5)
 
@@ -111,6 +110,7 @@ def test_without_spread_it_is_the_diagonal():
     assert gaps[1] == pytest.approx(1e-2 * gaps[0], rel=0.05)  # order of S
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [1.0, 300.0])
 def test_float32_keeps_four_digits_of_strong_modes(strength):
     """Modes up to some 1e6 times the noise; errors relative to the weights."""
@@ -187,6 +187,7 @@ def test_factors_scale_whole_tilts_and_zero_leaves_one_out():
         np.testing.assert_allclose(quadratic, factors * built.quadratic(residual))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_cheap_form_has_the_right_variance_in_every_pixel():
     weight, columns = problem(jnp.float64)
@@ -350,6 +351,7 @@ def test_split_over_devices_along_tilts_and_along_rows(run_devices):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_conjugate_gradients_meet_the_same_operator_as_the_weights():
     """A diagonal Precision changes no bit of a solve."""

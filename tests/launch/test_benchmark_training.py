@@ -15,7 +15,6 @@ from temdiff_jax.training.config import OptimConfig, TrainConfig
 from temdiff_jax.training.step import init_state
 
 # Compiles for tens of seconds.
-pytestmark = pytest.mark.slow
 
 TINY = NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4)
 
@@ -27,6 +26,7 @@ def test_batch_has_the_shape_of_the_thickest_crop():
     assert batch.features.shape == (3, NUM_FEATURES)
 
 
+@pytest.mark.slow
 def test_optax_orthogonalises_the_same_kernels_alike():
     """What is timed side by side is the same update up to its scale and rounding."""
     params = make_network(TINY).init(jax.random.key(0))
@@ -56,6 +56,7 @@ def cells(line):
     return line.strip("| ").split(" | ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["muon", "adam"])
 def test_row_names_what_was_timed(name):
     row = cells(benchmark_training.measure(small(name), 1, 1e12))
@@ -74,6 +75,7 @@ def test_rates_follow_from_the_time_and_the_peak():
     assert row[-3:] == ["2.0", "4.0", "0.500"]
 
 
+@pytest.mark.slow
 def test_native_convolutions_are_the_same_function_in_other_words():
     """Traced inside: 3-D convolutions alone; outside: as before."""
     config = small()
@@ -101,6 +103,7 @@ def test_native_convolutions_are_the_same_function_in_other_words():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_peer_is_given_the_weights_by_name_and_the_answer():
     held = benchmark_training.torch_inputs(small(patch=4))
     assert held["params/stem/kernel"].shape == (3 * 64, 8)
@@ -136,6 +139,7 @@ def test_smallest_time_is_that_of_a_warm_call():
     assert benchmark_training.smallest(call, 3) > 0 and len(calls) == 4
 
 
+@pytest.mark.slow
 def test_every_convolution_has_a_row_of_rates():
     rows = benchmark_training.convolution_rows(small(), 1)
     assert len(rows) == len(benchmark_training.CONVOLUTIONS)
@@ -145,6 +149,7 @@ def test_every_convolution_has_a_row_of_rates():
         assert all(float(rate) >= 0 for rate in rates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("name", benchmark_training.CONVOLUTIONS)
 def test_slopes_are_those_of_the_convolution(name, which):

@@ -11,7 +11,6 @@ from temdiff_jax.errors import InputError
 from temdiff_jax.model import NUM_FEATURES, Condition, NetworkConfig, make_network
 
 # Compiles for tens of seconds.
-pytestmark = pytest.mark.slow
 
 CONFIG = NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4)
 SHAPE = (2, 4, 8, 12)
@@ -84,6 +83,7 @@ def test_parameters_stay_what_they_are(changes):
     assert network(**changes).config.architecture == CONFIG
 
 
+@pytest.mark.slow
 def test_recomputation_changes_no_gradient(plain):
     loss, grads = jax.jit(jax.value_and_grad(objective(network(remat=(0, 1)))))(
         PARAMS, X
@@ -92,6 +92,7 @@ def test_recomputation_changes_no_gradient(plain):
     assert relative(grads, plain[1]) < 1e-6
 
 
+@pytest.mark.slow
 def test_each_level_that_is_recomputed_need_not_be_remembered():
     none, finest, both = (
         remembered_bytes(network(remat=r)) for r in ((), (0,), (0, 1))
@@ -99,6 +100,7 @@ def test_each_level_that_is_recomputed_need_not_be_remembered():
     assert both < finest < 0.7 * none
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 def test_recomputation_takes_less_memory_on_an_accelerator():
     def temporary(remat):
@@ -117,6 +119,7 @@ def test_recomputation_takes_less_memory_on_an_accelerator():
     assert temporary((0, 1)) < 0.7 * temporary(())
 
 
+@pytest.mark.slow
 def test_half_precision_is_close_and_answers_in_single(plain):
     net = network(dtype="bfloat16")
     out = net.apply(PARAMS, X, jnp.zeros(2), GIVEN)
@@ -131,6 +134,7 @@ def test_half_precision_is_close_and_answers_in_single(plain):
     assert remembered_bytes(net) < 0.75 * remembered_bytes(network())
 
 
+@pytest.mark.slow
 def test_statistics_of_the_normalisation_are_single_precision():
     """A large common offset, which eight bits of mantissa would round away."""
     net = network(dtype="bfloat16")
@@ -140,6 +144,7 @@ def test_statistics_of_the_normalisation_are_single_precision():
     assert sums and all("f32" in line and "bf16" not in line for line in sums)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_second_head_changes_neither_the_first_output_nor_its_gradient(plain):
     net = network(log_variance=True)
@@ -169,6 +174,7 @@ def test_head_starts_at_unit_variance_and_is_absent_by_default():
     assert network().apply_both is None and "head_variance" not in shapes(network())
 
 
+@pytest.mark.slow
 def test_slices_have_a_second_head_too():
     net = network(planar=True, log_variance=True)
     params = random_params(net)

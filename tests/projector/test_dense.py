@@ -18,7 +18,7 @@ from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import backproject, dense, kernels, normal_op, project
 
 # Each of these compiles for seconds.
-pytestmark = [pytest.mark.usefixtures("short_loops"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("short_loops")
 
 
 def draw(shape, dtype, seed=0):
@@ -71,6 +71,7 @@ def check_equal(geometry, *, limit, **options):
     assert abs(paired[0] - paired[1]) <= 10 * limit * scale
 
 
+@pytest.mark.slow
 def test_one_geometry_of_every_kind_equals_the_gathers(named, x64):
     check_equal(named("every kind", jnp.float64), limit=1e-13)
 
@@ -112,6 +113,7 @@ def test_blocks_that_divide_nothing_equal_the_gathers(named, name, x64, monkeypa
     check_equal(named(name, jnp.float64), order=1, oversample=2, limit=1e-12)
 
 
+@pytest.mark.slow
 def test_wrong_flags_take_more_windows(x64, monkeypatch):
     """Rays 5.8 voxels apart on planes that their tilt should not use."""
     monkeypatch.setattr(dense, "BLOCK", 8)
@@ -122,6 +124,7 @@ def test_wrong_flags_take_more_windows(x64, monkeypatch):
     check_equal(geometry, limit=1e-12)
 
 
+@pytest.mark.slow
 def test_a_detector_of_several_blocks_equals_the_gathers(x64):
     """At the sizes of the library: 2 blocks of rays and columns, windows of both.
 
@@ -173,6 +176,7 @@ def test_windows_hold_what_any_angle_reads(oversample, x64):
     assert window - 8 < needed <= window
 
 
+@pytest.mark.slow
 def test_half_precision_sums_in_float32(named):
     geometry = named("thick", jnp.float32)
     arrays = (
@@ -248,6 +252,7 @@ def export_for(platforms, function, shapes):
     )(*shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_tpu_gets_contractions_in_full_precision(name):
     text = export_for(["tpu"], *PROGRAMS[name]).mlir_module()
@@ -258,6 +263,7 @@ def test_a_tpu_gets_contractions_in_full_precision(name):
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm"])
 @pytest.mark.parametrize("name", ["project", "backproject"])
 def test_others_keep_the_gathers(name, platform):
@@ -266,11 +272,13 @@ def test_others_keep_the_gathers(name, platform):
     assert not CONTRACTS.search(text) and not SCATTERS.search(text)
 
 
+@pytest.mark.slow
 def test_one_program_for_two_platforms_holds_both_forms():
     text = export_for(["cpu", "tpu"], *PROGRAMS["project"]).mlir_module()
     assert GATHERS.search(text) and CONTRACTS.search(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_program_of_a_tpu_gives_the_numbers_of_this_host(name):
     function, shapes = PROGRAMS[name]
@@ -287,6 +295,7 @@ def test_the_program_of_a_tpu_gives_the_numbers_of_this_host(name):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-6 * scale)
 
 
+@pytest.mark.slow
 def test_a_program_of_a_tpu_serves_any_number_of_rows():
     (rows,) = export.symbolic_shape("rows")
     shape = jax.ShapeDtypeStruct((*EXTENTS[:2], rows), jnp.float32)
@@ -377,6 +386,7 @@ def work(jaxpr, times=1):
 PEAKS = {"TPU v5e": (197e12 / 6, 819e9), "H100 SXM": (67e12, 3.35e12)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [128, 512])
 def test_the_arithmetic_of_the_documentation(side):
     """41 tilts of a cube; run with -s for the table of docs/projector.md."""

@@ -19,7 +19,6 @@ from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import DataConfig, OptimConfig, Scenario, TrainConfig
 
 # Compiles for tens of seconds.
-pytestmark = pytest.mark.slow
 
 CONFIG = TrainConfig(
     name="tiny",
@@ -120,6 +119,7 @@ def runs(data_dir, tmp_path_factory, begin):
     return whole, resumed, lines, broken
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_in_the_same_bits(runs):
     whole, resumed, lines, _ = runs
     assert int(whole.step) == int(resumed.step) == 4
@@ -127,6 +127,7 @@ def test_resumed_run_ends_in_the_same_bits(runs):
     assert lines["second"][0] == "resuming from step 2"
 
 
+@pytest.mark.slow
 def test_log_says_where_it_began_and_how_it_validates(runs):
     lines = runs[2]["straight"]
     assert lines[0] == "no checkpoint: training from scratch"
@@ -140,6 +141,7 @@ def test_log_says_where_it_began_and_how_it_validates(runs):
     assert runs[2]["second"][-1] == lines[-1]
 
 
+@pytest.mark.slow
 def test_finished_run_has_nothing_left_to_do(runs, data_dir):
     lines = []
     state = loop.train(CONFIG, data_dir=data_dir, workdir=runs[3], log=lines.append)
@@ -147,6 +149,7 @@ def test_finished_run_has_nothing_left_to_do(runs, data_dir):
     assert len(lines) == 3
 
 
+@pytest.mark.slow
 def test_exported_prior_holds_the_averaged_weights(runs, tmp_path):
     state, _, _, workdir = runs
     out = tmp_path / "tiny.safetensors"
@@ -164,6 +167,7 @@ def test_exported_prior_holds_the_averaged_weights(runs, tmp_path):
     assert earlier["steps"] == 2
 
 
+@pytest.mark.slow
 def test_new_run_starts_from_the_weights_of_a_prior(runs, tmp_path):
     out = tmp_path / "tiny.safetensors"
     metrics = {use: {"smoothness": 2.0, "ridge": 0.1} for use in METRICS}
@@ -190,6 +194,7 @@ def test_new_run_starts_from_the_weights_of_a_prior(runs, tmp_path):
     checkpoints.close()
 
 
+@pytest.mark.slow
 def test_export_without_a_checkpoint_is_refused_and_leaves_no_folder(runs, tmp_path):
     missing = tmp_path / "nowhere"
     with pytest.raises(InputError, match="--workdir"):
@@ -242,6 +247,7 @@ def watched(data_dir, tmp_path_factory, begin):
     return state, lines, points, shown, workdir
 
 
+@pytest.mark.slow
 def test_numbers_of_the_lines_are_recorded_by_name(watched):
     _, lines, points, _, _ = watched
     assert list(points) == [2]
@@ -266,6 +272,7 @@ def test_numbers_of_the_lines_are_recorded_by_name(watched):
     assert found["validation/gain_db_0"] == gain
 
 
+@pytest.mark.slow
 def test_previews_are_middle_slices_of_the_held_out_blocks(watched, data_dir):
     state, _, _, shown, workdir = watched
     ((step_shown, previews),) = shown
@@ -289,6 +296,7 @@ def test_previews_are_middle_slices_of_the_held_out_blocks(watched, data_dir):
     np.testing.assert_allclose(found.estimate - found.truth, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_snapshots_of_the_averages_give_a_prior_of_any_length(watched, tmp_path):
     state, _, _, _, workdir = watched
     assert averages.saved_steps(workdir / "averages") == [1, 2]
@@ -307,6 +315,7 @@ def test_snapshots_of_the_averages_give_a_prior_of_any_length(watched, tmp_path)
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_averages_are_part_of_the_checkpoint_and_only_then(watched, runs):
     state, workdir = watched[0], watched[4]
     with Checkpoints(workdir / "checkpoints") as checkpoints:

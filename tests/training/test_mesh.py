@@ -20,7 +20,6 @@ from temdiff_jax.training import data, step
 from temdiff_jax.training.checkpoint import Checkpoints
 
 # Half a dozen programs are compiled for eight devices.
-pytestmark = pytest.mark.slow
 
 # Two steps of each layout on 8 virtual devices, from the same weights and crops.  In
 # float64, so that nothing but a wrong layout can make a difference: in float32 the
@@ -139,6 +138,7 @@ def report(run_devices) -> dict:
     return _REPORT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["data", "fsdp", "slabs", "parts", "parts on a mesh"])
 def test_layout_takes_the_steps_of_one_device(report, name):
     one, found = report["one"], report[name]
@@ -148,21 +148,25 @@ def test_layout_takes_the_steps_of_one_device(report, name):
     assert found["worst"] < 1e-7
 
 
+@pytest.mark.slow
 def test_validation_in_slabs_is_that_of_one_device(report):
     found, one = report["slabs"]["ratio"], report["one"]["ratio"]
     np.testing.assert_allclose(found, one, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_fsdp_holds_a_share_of_each_kernel(report):
     shares = {name: found["share"] for name, found in report.items()}
     assert shares["one"] == shares["data"] == 1
     assert shares["fsdp"] == 1 / 8 and shares["slabs"] == 1 / 4
 
 
+@pytest.mark.slow
 def test_slabs_exchange_their_edges(report):
     assert report["slabs"]["permutes"] > 0
 
 
+@pytest.mark.slow
 def test_devices_take_consecutive_crops(report):
     assert report["data"]["rows"] == list(range(8))
     # Two slabs of the same crops lie on neighbouring devices.

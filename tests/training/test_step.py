@@ -17,7 +17,6 @@ from temdiff_jax.training.config import OptimConfig
 from temdiff_jax.training.data import Batch
 
 # Each of these compiles for seconds.
-pytestmark = pytest.mark.slow
 
 NETWORK = make_network(NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4))
 OPTIM = OptimConfig(
@@ -65,6 +64,7 @@ def as_numpy(tree):
     return [np.array(leaf) for leaf in jax.tree.leaves(tree)]
 
 
+@pytest.mark.slow
 def test_loss_falls_on_one_batch():
     state, losses = fresh_state(), []
     for _ in range(25):
@@ -106,6 +106,7 @@ def test_parts_of_a_batch_are_every_nth_row():
         steps._parts(rows, 4)
 
 
+@pytest.mark.slow
 def test_step_is_a_function_of_state_and_key():
     first, second = (advance(fresh_state(), make_batch())[0] for _ in range(2))
     for a, b in zip(as_numpy(first), as_numpy(second), strict=True):
@@ -155,6 +156,7 @@ def silent_params(network):
     return {**params, "head": jax.tree.map(jnp.zeros_like, params["head"])}
 
 
+@pytest.mark.slow
 def test_target_of_volumes_is_the_volume_with_or_without_condition():
     batch = make_batch()
     present = jnp.array([1.0, 0.0, 1.0, 0.0])
@@ -197,6 +199,7 @@ def test_networks_of_slices_train_on_thin_crops(conditional):
     assert np.mean(losses[-10:]) < 0.85 * np.mean(losses[:10])
 
 
+@pytest.mark.slow
 def test_ratio_of_an_unconditional_network_that_adds_nothing_is_one():
     network = planar_network(conditional=False)
     params = silent_params(network)
@@ -204,6 +207,7 @@ def test_ratio_of_an_unconditional_network_that_adds_nothing_is_one():
     np.testing.assert_allclose(ratio, 1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_ratio_of_a_network_of_volumes_compares_it_with_the_condition():
     """Its raw output zero, the guess is the input times 1 / (s^2 + 1), nearly 0."""
     network = planar_network()
@@ -243,6 +247,7 @@ def test_variance_head_does_not_disturb_the_mean():
     assert np.any(head["kernel"]) and float(expected.loss_variance) == 0.0
 
 
+@pytest.mark.slow
 def test_variance_head_learns_how_large_the_errors_are():
     network, state = with_head()
     first = None
@@ -254,6 +259,7 @@ def test_variance_head_learns_how_large_the_errors_are():
     assert float(metrics.loss_variance) < first - 0.05
 
 
+@pytest.mark.slow
 def test_noise_levels_are_those_of_the_named_distribution():
     batch = make_batch()
     for name in ("log_normal", "cosine"):

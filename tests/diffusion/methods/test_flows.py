@@ -12,7 +12,6 @@ from temdiff_jax.diffusion import algebra, gaussian, methods, schedule
 from temdiff_jax.diffusion.methods import flows
 
 # Each of these compiles for seconds.
-pytestmark = pytest.mark.slow
 
 PROBLEM = gaussian.make_problem(4, 2, seed=3)
 KEY = jax.random.key(0)
@@ -61,6 +60,7 @@ def test_without_data_fmct_is_the_euler_flow():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_no_tolerance_reuses_nothing():
     sigmas = schedule.flow_uniform(8)
@@ -71,6 +71,7 @@ def test_no_tolerance_reuses_nothing():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tolerance", "max_reuse", "calls"),
     # Of 8 steps the first and the last always call.
@@ -113,6 +114,7 @@ def test_samples_decide_each_for_itself():
     np.testing.assert_array_equal(many.aux[1], used)
 
 
+@pytest.mark.slow
 def test_a_velocity_that_does_not_change_may_be_kept_for_ever(x64):
     """Data at a point: x_t runs straight, so reuse gives the same end."""
     point = jnp.asarray([0.5, -1.0, 0.2, 2.0])

@@ -11,7 +11,6 @@ from temdiff_jax.errors import InputError
 from temdiff_jax.inverse.problem import Measurement
 
 # Each of these compiles for seconds.
-pytestmark = pytest.mark.slow
 
 SHAPE = (2, 3, 5)  # z, x, y
 
@@ -70,6 +69,7 @@ def brute_force(matrix, data, strength, num_iters=100_000):
     return x.reshape(*SHAPE)
 
 
+@pytest.mark.slow
 def test_admm_tends_to_the_optimum_found_by_brute_force(x64):
     matrix, data = slice_matrix(num_data=8), random_data(num_data=8)
     problem = measurement(matrix, data)
@@ -118,6 +118,7 @@ def test_without_coupling_it_is_conjugate_gradients_as_in_dds(x64):
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_slices_see_each_other_through_the_variation_alone(x64):
     matrix, data = slice_matrix(num_data=8), random_data(num_data=8)
     other = data + 3.0 * (np.arange(SHAPE[2]) == 2)
@@ -138,6 +139,7 @@ def test_slices_see_each_other_through_the_variation_alone(x64):
     assert np.all(change[0.1] > 1e-3)
 
 
+@pytest.mark.slow
 def test_langevin_corrector_keeps_the_variance_of_a_gaussian(x64):
     """v -> v (1 - h / v)^2 + 2 h with h = 2 snr^2 v: 1.0026 v at an snr of 0.16."""
     variance, snr = 4.0, 0.16
@@ -186,6 +188,7 @@ def test_a_step_of_diffusion_mbir_is_its_three_parts(x64):
     np.testing.assert_allclose(got.aux, duals, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_last_step_of_diffusion_mbir_lands_nearer_to_the_data(x64):
     matrix = np.abs(slice_matrix())  # a projector is not negative
     problem = measurement(matrix, random_data())
@@ -222,6 +225,7 @@ def test_dolce_pulls_the_candidate_by_the_closed_form(x64):
     np.testing.assert_allclose(got, scale * expected.reshape(SHAPE), rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_dolce_without_pull_is_the_ancestral_sampler():
     law = gaussian.make_problem(4, 2, seed=3).prior
     problem = gaussian.measurement(gaussian.make_problem(4, 2, seed=3))
@@ -236,6 +240,7 @@ def test_dolce_without_pull_is_the_ancestral_sampler():
     )
 
 
+@pytest.mark.slow
 def test_accelerated_steps_reach_their_optimum(x64):
     matrix, data = slice_matrix(), random_data()
     problem, centre = measurement(matrix, data), random_volumes()[0]

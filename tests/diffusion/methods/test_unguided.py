@@ -13,7 +13,6 @@ from temdiff_jax.diffusion.methods import unguided
 from temdiff_jax.errors import InputError
 
 # Each of these compiles for seconds.
-pytestmark = pytest.mark.slow
 
 PROBLEM = gaussian.make_problem(4, 2, seed=3)
 STEPS = 4
@@ -116,6 +115,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_exact_rules_draw_from_the_posterior(name, x64):
     condition, options = EXACT[name]
@@ -126,6 +126,7 @@ def test_exact_rules_draw_from_the_posterior(name, x64):
     assert np.all((found.variance_ratio > 0.8) & (found.variance_ratio < 1.25))
 
 
+@pytest.mark.slow
 def test_hard_consistency_fits_the_noise_by_construction(x64):
     found = scores(unguided.ddnm, 10.0, count=256, sigmas=schedule.karras(30))
     seen = found.seen()
@@ -133,6 +134,7 @@ def test_hard_consistency_fits_the_noise_by_construction(x64):
     assert np.all(found.variance_ratio[~seen] > 0.3)
 
 
+@pytest.mark.slow
 def test_decoupled_draws_spread_too_far_where_the_data_are_silent(x64):
     """The fixed point of V <- (V + s^2) / (1 + s^2) + s^2 is 2 + s^2, not 1."""
     sigmas = schedule.karras(120, sigma_min=0.1)
@@ -182,6 +184,7 @@ def test_a_step_of_dps_is_that_of_the_paper_in_its_own_scale(x64):
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_resampling_has_the_law_of_the_paper_in_its_own_scale():
     """N((q sqrt(ab') xf + (1-ab') x') / (q + 1-ab'), q (1-ab') / (q + 1-ab'))."""
     data, denoise = gaussian.measurement(PROBLEM), gaussian.denoiser(PROBLEM.prior)

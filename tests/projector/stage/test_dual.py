@@ -14,7 +14,7 @@ from temdiff_jax.projector.stage import dual
 from temdiff_jax.projector.stage.alignment import motion_from_degrees
 
 # Each of these compiles for seconds.
-pytestmark = [pytest.mark.usefixtures("short_loops"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("short_loops")
 
 project_jit = jax.jit(dual.project_dual_moving, static_argnames="border")
 backproject_jit = jax.jit(dual.backproject_dual_moving, static_argnames="border")
@@ -39,6 +39,7 @@ def motions(dtype):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "limit"), [("float32", 1e-5), ("float64", 1e-12)])
 def test_dot_product(kind, limit, x64):
     places = *geometries(kind), *motions(kind)

@@ -17,7 +17,7 @@ from temdiff_jax.projector import project
 from temdiff_jax.projector.stage import pixels
 
 # Each of these compiles for seconds.
-pytestmark = [pytest.mark.usefixtures("short_loops"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("short_loops")
 
 RATIOS = [1, 3.0, 1.37, 0.4]
 
@@ -55,6 +55,7 @@ def test_weights_are_those_of_a_plain_loop(ratio, x64):
         np.testing.assert_allclose(weights.sum(axis=1), 1.0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "limit"), [("float32", 1e-5), ("float64", 1e-12)])
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_dot_product(ratio, kind, limit, x64):
@@ -94,6 +95,7 @@ def test_ratio_one_changes_nothing_and_whole_ratios_are_means_of_blocks():
     )
 
 
+@pytest.mark.slow
 def test_a_narrower_image_keeps_the_common_centre(x64):
     ramp = jnp.broadcast_to(jnp.arange(20.0)[:, None], (1, 20, 5))
     for num_pixels in (3, 6):
@@ -136,6 +138,7 @@ def error_at(fine, *, alone):
     return np.max(np.abs(seen - expected)) / np.max(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alone", "order"), [(True, 2.7), (False, 1.8)])
 def test_order_of_the_error_on_a_gaussian(alone, order, x64):
     coarse, fine = (error_at(n, alone=alone) for n in (1, 2))
@@ -144,6 +147,7 @@ def test_order_of_the_error_on_a_gaussian(alone, order, x64):
     assert fine < (1e-3 if alone else 1e-2)
 
 
+@pytest.mark.slow
 def test_derivatives_in_images_and_in_the_ratio(x64):
     image = data((1, 9, 7))
     check_grads(
@@ -158,6 +162,7 @@ def test_derivatives_in_images_and_in_the_ratio(x64):
     np.testing.assert_allclose(traced, pixels.rebin(image, 1.63, (5, 3)), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_written_adjoint_is_the_automatic_one_and_vmap_a_loop(x64):
     image = data((2, 5, 4))
     shape = jax.ShapeDtypeStruct((2, 9, 7), jnp.float64)
@@ -172,6 +177,7 @@ def test_written_adjoint_is_the_automatic_one_and_vmap_a_loop(x64):
         np.testing.assert_allclose(one, alone(images), atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_programs_hold_no_scatter(platform):
     def loss(volume, angles, image):
@@ -214,6 +220,7 @@ def test_pixels_without_rays_are_refused():
         pixels.project_pixels(jnp.zeros((2, 4, 4)), geometry, 2, (3, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_half_precision_sums_in_float32():
     image = data((1, 12, 12), jnp.bfloat16)
@@ -222,6 +229,7 @@ def test_half_precision_sums_in_float32():
     np.testing.assert_array_equal(seen, exact.astype(jnp.bfloat16))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_rebinning_is_after_projection(x64):
     geometry = TiltGeometry(jnp.asarray([0.3]), (4, 9, 6), 8, None)

@@ -12,7 +12,7 @@ from temdiff_jax.projector import project, project_moving
 from temdiff_jax.projector.stage import region
 
 # Each of these compiles for seconds.
-pytestmark = [pytest.mark.usefixtures("short_loops"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("short_loops")
 
 ANGLES = np.linspace(-50, 50, 17)
 
@@ -56,6 +56,7 @@ def seen():
     return geometry, jax.jit(project)(inside, geometry), box
 
 
+@pytest.mark.slow
 def test_the_box_is_seen_in_its_windows(seen):
     """Windows, resampled or not, show what the box's own geometry says."""
     geometry, tilts, box = seen
@@ -158,6 +159,7 @@ def test_a_region_alone_is_as_good_as_the_whole_cut_down():
     assert numbers["without"] > 10 * numbers["region"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "limit"), [(1, 1e-5), (2, 0.2)])
 def test_what_lies_around_is_what_the_box_does_not_hold(factor, limit):
     """With the true volume, binned, the rest and the box add up to the tilts."""

@@ -20,7 +20,6 @@ from temdiff_jax.series.weighting import (
 )
 
 # Compiles for tens of seconds.
-pytestmark = pytest.mark.slow
 
 GEOMETRY = TiltGeometry.from_degrees(
     np.arange(-12.0, 13.0, 3.0), thickness=6, width=16, height=12
@@ -81,6 +80,7 @@ def estimate(tilts, weight=WEIGHT):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.3, 1.0])
 def test_drawn_misalignment_is_found(draw, factor):
     found = [float(estimate(draw(factor, seed))) for seed in range(6)]
@@ -93,6 +93,7 @@ def test_aligned_series_is_told_from_a_misaligned_one(draw):
     assert [float(estimate(draw(0.0, seed))) for seed in range(3)] == [0.0] * 3
 
 
+@pytest.mark.slow
 def test_likelihood_of_the_dense_model_is_highest_there(draw, metric_matrix):
     tilts = draw(0.6, 3)
     found = float(estimate(tilts))
@@ -125,6 +126,7 @@ def test_likelihood_of_the_dense_model_is_highest_there(draw, metric_matrix):
     assert max(values) - values[3] < 0.5
 
 
+@pytest.mark.slow
 def test_one_tilt_that_is_far_off_does_not_speak_for_all(draw):
     tilts = draw(0.0, 5)
     spoilt = tilts.at[4].set(jnp.roll(tilts[4], 4, axis=0))
@@ -139,6 +141,7 @@ def test_masked_tilt_says_nothing(draw):
     np.testing.assert_allclose(gone, there, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_under_vmap_as_one_by_one(draw):
     pair = jnp.stack([draw(0.0, 0), draw(1.0, 0)])
     together = jax.vmap(estimate)(pair)
@@ -147,6 +150,7 @@ def test_under_vmap_as_one_by_one(draw):
     )
 
 
+@pytest.mark.slow
 def test_proportions_are_those_that_were_told(draw):
     """Twice the spread told is half the factor found."""
     tilts = draw(0.6, 2)

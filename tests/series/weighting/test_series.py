@@ -12,7 +12,6 @@ from temdiff_jax.projector import no_motion, project, project_moving
 from temdiff_jax.series.weighting import FORMS, Spread, weigh
 
 # Compiles for tens of seconds.
-pytestmark = pytest.mark.slow
 
 SIGMA = 0.3
 NO_UNITS = Units(jnp.zeros(()), jnp.ones(()))
@@ -90,6 +89,7 @@ def test_misaligned_series_gains_most_from_the_modes(blobs):
     assert not np.any(found["diagonal"].amplitudes)
 
 
+@pytest.mark.slow
 def test_aligned_series_loses_little(blobs):
     tilts, volume, _ = series(blobs, 0.0)
     plain = call(tilts, "off")
@@ -100,6 +100,7 @@ def test_aligned_series_loses_little(blobs):
         assert error(told.volume, volume) < 1.25 * error(plain.volume, volume)
 
 
+@pytest.mark.slow
 def test_corrupted_tilt_is_found_and_weighs_less(blobs):
     tilts, volume, _ = series(blobs, 0.0)
     bad = tilts.at[3].set(jnp.roll(tilts[3], 6, axis=0) + 2.0)
@@ -113,6 +114,7 @@ def test_corrupted_tilt_is_found_and_weighs_less(blobs):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["robust", "low-rank"])
 def test_masked_pixels_have_no_influence(form, blobs):
     tilts, _, _ = series(blobs, 0.3)
@@ -138,6 +140,7 @@ def test_bad_choices_are_refused(kwargs, message):
         weigh(Problem(GEOMETRY, tilts, WEIGHT, NO_UNITS), METRIC, **kwargs)
 
 
+@pytest.mark.slow
 def test_reprojection_of_the_estimate_is_what_chi2_speaks_of(blobs):
     tilts, _, _ = series(blobs, 0.0)
     found = call(tilts, "robust")
