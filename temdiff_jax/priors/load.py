@@ -26,7 +26,7 @@ from temdiff_jax.io import write
 from temdiff_jax.model import NUM_FEATURES, Network, NetworkConfig, make_network
 from temdiff_jax.series.inputs import ResidualScale
 
-# Scalars that the first priors were told.
+# Scalars that the first priors were shown.
 FEWEST_FEATURES = 4
 FORMAT_VERSION = 1
 MAX_BYTES = 4 * 2**30
