@@ -12,7 +12,7 @@ A strength or coupling is in units of the largest eigenvalue of A^T A.  Every po
 the grid is run on the middle of every volume; the score is the PSNR after the best gain
 and offset, over the voxels seen by all views, averaged over the volumes.  Prints
 Markdown, a row per point.  Numbers without a point are steps of a solver, see
-``rivals.Settings.counts``: write 1.0 for a strength of one.
+``Sampling.counts``: write 1.0 for a strength of one.
 """
 
 from __future__ import annotations

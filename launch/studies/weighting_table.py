@@ -6,8 +6,8 @@
 Columns are conditions of the series: a residual shift in pixels, with the other errors
 of ``simulator.IMPERFECT`` in proportion, or one fault of an aligned series.  Rows are
 methods and forms of the weighting (``weighting.FORMS``); ``assumed`` is the spread of
-the shift that the weighting is told, in pixels, the other spreads in proportion, or
-"known" for that of the column; "adaptive" is told nothing.  Every form but "off" masks
+the shift that the weighting assumes, in pixels, the other spreads in proportion, or
+"known" for that of the column; "adaptive" assumes nothing.  Every form but "off" masks
 pixels and repairs them.
 
 PSNR and RMSE (stain in [0, 1]) are taken after the best gain and offset over the voxels
@@ -96,7 +96,7 @@ def scaled_errors(shift_px: float) -> ErrorConfig:
 
 
 def spread_for(shift_px: float, contrast: jax.Array) -> weighting.Spread:
-    """What the weighting is told: ``IMPERFECT`` in proportion, normalised units.
+    """What the weighting assumes: ``IMPERFECT`` in proportion, normalised units.
 
     The gain of ``IMPERFECT`` is one of the dose: an offset of the logarithm.
     """
@@ -244,8 +244,8 @@ def weighings() -> list[tuple[str, str]]:
     """(form, assumed) of the rows of every method."""
     rows = []
     for form in _FORMS.value:
-        told = _ASSUMED.value if form in ("diagonal", "low-rank") else [""]
-        rows += [(form, assumed) for assumed in told]
+        spreads = _ASSUMED.value if form in ("diagonal", "low-rank") else [""]
+        rows += [(form, assumed) for assumed in spreads]
     return rows
 
 

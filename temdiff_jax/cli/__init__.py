@@ -1,1 +1,1 @@
-"""The command `temdiff`: a thin door to the library, computing nothing itself."""
+"""The command `temdiff`: a thin layer over the library, computing nothing itself."""

@@ -212,7 +212,7 @@ def sampler(
     calls: int = 1,
     backward: int = 0,
 ) -> Sampler:
-    """A sampler that starts from noise unless told otherwise."""
+    """A sampler that starts from noise unless given another start."""
     start = from_noise(sigmas) if start is None else start
     return Sampler(kernel, sigmas, start, calls, backward)
 

@@ -119,7 +119,7 @@ def pair_table(
             f"comparison: expected one of {methods}, got {ours!r}; name a method that "
             "was run"
         )
-    label, digits = quantities.LABELS[metric]
+    label, digits = quantities.COLUMNS[metric][:2]
     head = f"{ours} minus, {quantities.better(metric)} is better"
     lines = tables.rule([head, *(f"{case} {label}" for case in cases)])
     cells = []
@@ -171,7 +171,7 @@ def ablation_table(
     groups: dict[tuple[str, str, str], list[protocol.Row]] = {}
     for row in kept:
         groups.setdefault((row["run"], estimate(row), row["case"]), []).append(row)
-    heads = [f"{case} {quantities.LABELS[m][0]}" for case in cases for m in columns]
+    heads = [f"{case} {quantities.COLUMNS[m].label}" for case in cases for m in columns]
     lines = tables.rule(["setting", "estimate", *heads])
     cells = []
     for run, kind in dict.fromkeys((run, kind) for run, kind, _ in groups):
@@ -182,7 +182,7 @@ def ablation_table(
                 own = quantities.by_specimen(
                     groups.get((run, kind, case), []), metric, variant
                 )
-                digits = quantities.LABELS[metric][1]
+                digits = quantities.COLUMNS[metric].digits
                 if base == run:
                     mean = float(np.mean(list(own.values()))) if own else None
                     texts.append("–" if mean is None else f"{mean:.{digits}f}")

@@ -142,11 +142,11 @@ def check(plan: TablePlan) -> None:
       InputError: Unknown kind, column or variant; names that occur twice or are
         compared with nothing; numbers below 1; a case that is no tilt scheme.
     """
-    unknown = [name for name in plan.columns if name not in quantities.LABELS]
+    unknown = [name for name in plan.columns if name not in quantities.COLUMNS]
     if plan.kind not in KINDS or unknown or plan.variant not in protocol.VARIANTS:
         raise InputError(
             f"table {plan.name}: expected a kind among {list(KINDS)}, columns among "
-            f"{sorted(quantities.LABELS)} and a variant among "
+            f"{sorted(quantities.COLUMNS)} and a variant among "
             f"{list(protocol.VARIANTS)}, got {plan.kind!r}, {list(plan.columns)} and "
             f"{plan.variant!r}; correct the configuration"
         )

@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from temdiff_jax import errors
-from temdiff_jax.evaluation import conical, fourier, gauge, membrane, metrics, results
+from temdiff_jax.evaluation import (
+    conical,
+    fourier,
+    gauge,
+    membrane,
+    metrics,
+    quantities,
+    results,
+)
 
 PROTOCOL = "volume-v1"
 VARIANTS = ("raw", "matched", "gauge")
@@ -204,13 +212,7 @@ def _scores(
     ratio = fourier.spectrum_ratio(volume, truth, angles_deg, weight=weight)
     fsc = fourier.fourier_shell_correlation(volume, truth, weight=weight)
     scores = {
-        "rmse": metrics.rmse(volume, truth, keep),
-        "nrmse": metrics.nrmse(volume, truth, keep),
-        "psnr": metrics.psnr(volume, truth, keep),
-        "ssim": metrics.ssim3d(volume, truth, keep),
-        "ssim_xy": metrics.ssim_slices(volume, truth, "xy", keep),
-        "ssim_xz": metrics.ssim_slices(volume, truth, "xz", keep),
-        "ssim_yz": metrics.ssim_slices(volume, truth, "yz", keep),
+        **quantities.scores(volume, truth, keep),
         "e_in": wedge.e_in,
         "e_out": wedge.e_out,
         "fsc_half": fourier.crossing(fsc),

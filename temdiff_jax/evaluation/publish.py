@@ -101,7 +101,7 @@ def _accuracy(plan: TablePlan, rows: Mapping[str, Rows]) -> Iterator[_Part]:
             where = f"{tissue or 'all'}, {regime.name} series"
             lines, panels = [], []
             for metric in plan.columns:
-                title = f"{quantities.LABELS[metric][0]}, {where}"
+                title = f"{quantities.COLUMNS[metric].label}, {where}"
                 lines += [f"**{title}**", "", *table.only(metric).lines(), ""]
                 panels.append(_lines(table, metric, title))
             text = "\n".join([*lines, table.caption()]) + "\n"
@@ -131,7 +131,7 @@ def _hard(plan: TablePlan, rows: Mapping[str, Rows]) -> Iterator[_Part]:
                 part = dataclasses.replace(whole, cases=(case,))
                 lines += [f"**{case}, {where}**", "", *part.lines(), ""]
             panels = [
-                _lines(whole, metric, f"{quantities.LABELS[metric][0]}, {where}")
+                _lines(whole, metric, f"{quantities.COLUMNS[metric].label}, {where}")
                 for metric in plan.columns
             ]
             text = "\n".join([*lines, whole.caption()]) + "\n"
@@ -150,7 +150,7 @@ def _misalignment(plan: TablePlan, rows: Mapping[str, Rows]) -> Iterator[_Part]:
         table = tables.accuracy_table(of_case, plan.columns, variant=plan.variant)
         title = f"{case}: residual shift of the series"
         panels = [
-            _lines(table, metric, f"{case}, {quantities.LABELS[metric][0]}")
+            _lines(table, metric, f"{case}, {quantities.COLUMNS[metric].label}")
             for metric in plan.columns
         ]
         text = table.markdown(
@@ -191,7 +191,7 @@ def _ablation(plan: TablePlan, rows: Mapping[str, Rows]) -> Iterator[_Part]:
             ]
             places = tuple(f"{c['run']} {c['estimate']}".strip() for c in cells)
             values = [(c["mean"], c.get("standard_error")) for c in cells]
-            label = f"difference in {quantities.LABELS[metric][0]}"
+            label = f"difference in {quantities.COLUMNS[metric].label}"
             title = f"{case}, {regime.name} series"
             if cells:
                 panels.append(Panel(title, label, places, {"": values}, bars=True))
@@ -207,7 +207,7 @@ def _lines(table: tables.Table, metric: str, title: str) -> Panel:
         ]
         for method in table.methods
     }
-    return Panel(title, quantities.LABELS[metric][0], table.cases, lines)
+    return Panel(title, quantities.COLUMNS[metric].label, table.cases, lines)
 
 
 def _provenance(rows: Mapping[str, Rows]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Table:
 
     def lines(self) -> list[str]:
         """The lines of the table itself."""
-        labels = [quantities.LABELS[metric][0] for metric in self.metrics]
+        labels = [quantities.COLUMNS[metric].label for metric in self.metrics]
         heads = [f"{case} {label}" for case in self.cases for label in labels]
         if self.costs is not None:
             heads += ["network calls", "seconds"]
@@ -100,7 +100,7 @@ class Table:
     def caption(self, cases_are: str = "range/step in degrees") -> str:
         """What the numbers are, over what, and when one is bold."""
         arrows = ", ".join(
-            f"{quantities.LABELS[metric][0]} {quantities.better(metric)}"
+            f"{quantities.COLUMNS[metric].label} {quantities.better(metric)}"
             for metric in self.metrics
         )
         over = f"{self.num_volumes} volumes"
@@ -121,7 +121,7 @@ class Table:
         return text
 
     def _text(self, cell: Cell) -> str:
-        digits = quantities.LABELS[cell.metric][1]
+        digits = quantities.COLUMNS[cell.metric].digits
         notes = [f"{cell.failed} failed"] if cell.failed else []
         if 0 < cell.n and cell.n + cell.failed < self.num_specimens:
             notes.append(f"n={cell.n}")
@@ -289,11 +289,11 @@ def checked(
         errors.InputError: as `accuracy_table`.
     """
     kept = list(rows)
-    unknown = [name for name in columns if name not in quantities.LABELS]
+    unknown = [name for name in columns if name not in quantities.COLUMNS]
     if unknown or variant not in protocol.VARIANTS:
         raise errors.InputError(
             "table is undefined: expected metrics among "
-            f"{sorted(quantities.LABELS)} and a variant among "
+            f"{sorted(quantities.COLUMNS)} and a variant among "
             f"{list(protocol.VARIANTS)}, got {unknown or variant!r}; "
             "correct the name"
         )
@@ -345,7 +345,7 @@ def _marked(
         for cell, found in column
         if cell.mean is not None and cell.n == full and not cell.failed
     ]
-    higher = cells[0].metric in quantities.HIGHER_IS_BETTER
+    higher = quantities.better(cells[0].metric) == "higher"
     ranked.sort(key=lambda item: item[0], reverse=higher)
     if len(ranked) < 2:
         return cells

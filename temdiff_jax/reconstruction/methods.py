@@ -72,7 +72,7 @@ class Method:
       needs: "" for no network; "prior" for the prior; else the name of weights of its
         own, which are no part of the package.
       takes: Which of rule, solver and schedule, num_steps and num_samples it takes.
-      settings: What it is run with unless told otherwise.
+      settings: What it is run with unless others are given.
       conditional, volume: The network it needs: whether it sees the tilts, and
         whether it is asked for the volume; None takes either.
       sampling: How it draws samples, if it is a sampler of ``diffusion.methods``.

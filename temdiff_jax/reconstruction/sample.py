@@ -162,17 +162,13 @@ def draw_groups(
     group = largest_divisor(count, BATCH_VOXELS // voxels) if sampling.together else 1
     chunk = largest_divisor(steps, CHUNK_STEPS)
     bound = _Bound(prior, problem, sampling.schedule(steps), dict(sampling.numbers))
-    static = {
-        "make": sampling.make,
-        "counts": sampling.counts,
-        "window": sampling.window,
-    }
+    program = _Program(sampling.make, sampling.counts, sampling.window)
     for first in range(0, count, group):
         begin, go_on = jax.random.split(jax.random.fold_in(key, first))
-        state = _begin(begin, bound, group=group, **static)
+        state = _begin(begin, bound, group=group, program=program)
         for start in range(0, steps, chunk):
             state = _advance(
-                go_on, state, jnp.int32(start), bound, count=chunk, **static
+                go_on, state, jnp.int32(start), bound, count=chunk, program=program
             )
             jax.block_until_ready(state.x)
             done = first * steps + (start + chunk) * group
@@ -195,30 +191,36 @@ class _Bound(NamedTuple):
     numbers: dict[str, Any]
 
 
-def _bind(bound: _Bound, make, counts, window) -> tuple[algebra.Sampler, Frame]:
+class _Program(NamedTuple):
+    """What it is compiled for, see ``Sampling``."""
+
+    make: MakeSampler
+    counts: tuple[tuple[str, Any], ...]
+    window: tuple[int, int, int]
+
+
+def _bind(bound: _Bound, program: _Program) -> tuple[algebra.Sampler, Frame]:
     """The sampler of a series, and what its variable stands for."""
     prior, problem, sigmas, numbers = bound
     frame = frame_of(problem, prior)
-    guess = denoiser(prior, problem, window)
+    guess = denoiser(prior, problem, program.window)
     data = problem.measurement(frame)
-    return make(guess, data, sigmas=sigmas, **numbers, **dict(counts)), frame
+    options = {**numbers, **dict(program.counts)}
+    return program.make(guess, data, sigmas=sigmas, **options), frame
 
 
-_STATIC = ("make", "counts", "window")
-
-
-@functools.partial(jax.jit, static_argnames=("group", *_STATIC))
-def _begin(key, bound, *, group, make, counts, window):
-    sampler, _ = _bind(bound, make, counts, window)
+@functools.partial(jax.jit, static_argnames=("group", "program"))
+def _begin(key, bound, *, group, program):
+    sampler, _ = _bind(bound, program)
     shape = (group, *bound.problem.field_of_view)
     return sampler.kernel.init(sampler.start(key, shape))
 
 
 @functools.partial(
-    jax.jit, static_argnames=("count", *_STATIC), donate_argnames="state"
+    jax.jit, static_argnames=("count", "program"), donate_argnames="state"
 )
-def _advance(key, state, start, bound, *, count, make, counts, window):
-    sampler, _ = _bind(bound, make, counts, window)
+def _advance(key, state, start, bound, *, count, program):
+    sampler, _ = _bind(bound, program)
     kernel, sigmas = sampler.kernel, sampler.sigmas
     return algebra.run_steps(kernel, key, state, sigmas, start, count)[0]
 

@@ -17,7 +17,7 @@ from temdiff_jax.projector import backproject, project, ray_lengths
 # A random medium with this correlation length (voxels) has projections whose
 # standard deviation is sqrt(length * thickness) times its own.
 CORRELATION_LENGTH = 8.0
-# Smallest relative noise believed: interpolation and discretisation limit the
+# Smallest relative noise assumed: interpolation and discretisation limit the
 # agreement of a projection with any voxel volume at about this level.
 NOISE_FLOOR = 0.02
 

@@ -84,7 +84,7 @@ def derivative_images(
     Args:
       volume: Wide volume ``[z, x, y]``, units of the tilts per voxel; mean removed.
       geometry: Rays.
-      motion: Where the stage is believed to be; ``None`` is where the geometry says.
+      motion: Where the stage is assumed to be; ``None`` is where the geometry says.
       background: Line integrals of the mean that was removed, broadcastable to the
         tilts: ``mean * ray_lengths``.  They do not move with the specimen, since the
         slab continues, but lengthen with the tilt and share its gain.

@@ -1,7 +1,7 @@
 """Pixels that say nothing: fill, hot pixels, saturation, rays beside the volume.
 
 Found once, on the host, in the tilts as they came.  Masks have the core layout of the
-tilts and are true where a pixel is *not* to be believed.
+tilts and are true where a pixel must *not* count.
 """
 
 from __future__ import annotations

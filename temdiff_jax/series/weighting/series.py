@@ -24,7 +24,7 @@ from temdiff_jax.series.weighting.misalignment import estimate_misalignment
 
 # off: the weights as given; robust: times a factor per tilt; diagonal and low-rank: the
 # variances of a misalignment as well, pixel by pixel or as the modes they are;
-# adaptive: low-rank, with a misalignment as large as the series speaks for.
+# adaptive: low-rank, with a misalignment estimated from the series.
 FORMS = ("off", "robust", "diagonal", "low-rank", "adaptive")
 
 
@@ -38,8 +38,8 @@ class Weighted(NamedTuple):
       factors: Robust factor of each tilt, ``[n_tilts]``, ones if not asked for.
       amplitudes: ``[n_tilts, 7]``: what the estimate says of the seven parameters of
         ``Spread``, in units of their spread; zeros without modes.
-      misalignment: Factor on the spread that was told: for "adaptive" what the series
-        speaks for, else 1.
+      misalignment: Factor on the spread given: for "adaptive" the estimate from
+        the series, else 1.
     """
 
     precision: Precision
