@@ -368,11 +368,9 @@ def run() -> None:
         compare.write_comparison(
             target,
             volumes | named,
+            compare.Cut(_SLICE_Y.value, _SLICE_Z.value, next(iter(named))),
             title=f"{pathlib.Path(_TILTS.value).stem}, {low:g} to {high:g} degrees",
             voxel_size_angstrom=data.voxel_size_angstrom,
-            y=_SLICE_Y.value,
-            z=_SLICE_Z.value,
-            grey_from=next(iter(named)),
             overwrite=_OVERWRITE.value,
         )
 

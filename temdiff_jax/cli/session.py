@@ -265,8 +265,7 @@ def _write_report(
     measured = reprojection - residual
     thickness = int(result.mean.shape[0])
     fbp = baselines.fbp(measured, series.angles_deg, thickness=thickness)
-    report.write_page(
-        files.report,
+    page = report.Page(
         volumes={
             "fbp": np.asarray(fbp),
             "tikhonov": np.asarray(result.tikhonov),
@@ -289,8 +288,8 @@ def _write_report(
             *_doubts(result.provenance),
             "data consistency cannot validate content the tilts do not measure",
         ],
-        overwrite=files.overwrite,
     )
+    report.write_page(files.report, page, overwrite=files.overwrite)
 
 
 def _doubts(provenance: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ bottom, as in `temdiff_jax.report.page`.
 import pathlib
 import textwrap
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import matplotlib.style
 import numpy as np
@@ -23,15 +24,33 @@ _NAME_LINE = 0.17
 _CHARACTER = 0.085  # inches, widest average of the font of the names
 
 
+class Cut(NamedTuple):
+    """Which slices are shown, and on which grey scale.
+
+    Attributes:
+      y: Row at which the xz slices are cut; default the middle.
+      z: Section of the xy slices; default the middle.
+      grey_from: Name of the volume whose slices set black and white, by their 0.5
+        and 99.5 percentiles; default see `blocks.grey_limits`.
+      z_range: First section and one past the last to show in the xz slices; default
+        all.
+    """
+
+    y: int | None = None
+    z: int | None = None
+    grey_from: str | None = None
+    z_range: tuple[int, int] | None = None
+
+
+MIDDLE = Cut()
+
+
 def draw_comparison(
     volumes: Mapping[str, np.ndarray],
+    cut: Cut = MIDDLE,
     *,
     title: str,
     voxel_size_angstrom: float | None,
-    y: int | None = None,
-    z: int | None = None,
-    grey_from: str | None = None,
-    z_range: tuple[int, int] | None = None,
 ) -> Figure:
     """Draw the comparison; arguments as for `write_comparison`.
 
@@ -42,6 +61,7 @@ def draw_comparison(
       ValueError: no volume, shapes that differ, a value that is not finite, or a
         slice, a range or a name that is not there.
     """
+    y, z, grey_from, z_range = cut
     checked = _check(volumes)
     shape = next(iter(checked.values())).shape
     y = _index("y", y, shape[1])
@@ -79,13 +99,10 @@ def draw_comparison(
 def write_comparison(
     path: str | pathlib.Path,
     volumes: Mapping[str, np.ndarray],
+    cut: Cut = MIDDLE,
     *,
     title: str,
     voxel_size_angstrom: float | None,
-    y: int | None = None,
-    z: int | None = None,
-    grey_from: str | None = None,
-    z_range: tuple[int, int] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write xz and xy slices of several volumes as a PNG, complete or not at all.
@@ -94,15 +111,10 @@ def write_comparison(
       path: Target file.
       volumes: By name, in the order of the columns, each [z, y, x] of one shape and
         unit.
+      cut: Slices and grey scale.
       title: First line of the figure.
       voxel_size_angstrom: Edge of a voxel; None when unknown, which draws the scale
         bar in voxels.
-      y: Row at which the xz slices are cut; default the middle.
-      z: Section of the xy slices; default the middle.
-      grey_from: Name of the volume whose slices set black and white, by their 0.5
-        and 99.5 percentiles; default see `blocks.grey_limits`.
-      z_range: First section and one past the last to show in the xz slices; default
-        all.
       overwrite: Whether an existing file may be replaced.
 
     Raises:
@@ -110,13 +122,7 @@ def write_comparison(
       ValueError: as `draw_comparison`.
     """
     figure = draw_comparison(
-        volumes,
-        title=title,
-        voxel_size_angstrom=voxel_size_angstrom,
-        y=y,
-        z=z,
-        grey_from=grey_from,
-        z_range=z_range,
+        volumes, cut, title=title, voxel_size_angstrom=voxel_size_angstrom
     )
     panels.write_png(path, figure, title, dpi=DOTS_PER_INCH, overwrite=overwrite)
 

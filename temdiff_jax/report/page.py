@@ -6,6 +6,7 @@ residual have their own scales, each shared by all of its panels and labelled; a
 0 of a picture is at the bottom, as the MRC format defines it.
 """
 
+import dataclasses
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -25,53 +26,11 @@ _FOOTER_LINE = 0.17
 _FOOTER_WIDTH = 160  # characters
 
 
-def draw_page(
-    *,
-    volumes: Mapping[str, np.ndarray],
-    tilts: np.ndarray,
-    reprojection: np.ndarray,
-    residual: np.ndarray,
-    angles_deg: Sequence[float] | np.ndarray,
-    chi2: Sequence[float] | np.ndarray,
-    title: str,
-    voxel_size_angstrom: float | None,
-    reference: np.ndarray | None = None,
-    footer: Sequence[str] = (),
-) -> Figure:
-    """Draw the page of one reconstruction; arguments as for `write_page`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Page:
+    """What a page shows.
 
-    Returns:
-      The finished figure with an Agg canvas, 1800 pixels wide at its own resolution.
-
-    Raises:
-      ValueError: If shapes disagree or an array holds a value that is not finite.
-    """
-    content = _check(
-        volumes, tilts, reprojection, residual, angles_deg, chi2, reference
-    )
-    with matplotlib.style.context("default"):
-        return _compose(content, title, voxel_size_angstrom, footer)
-
-
-def write_page(
-    path: str | pathlib.Path,
-    *,
-    volumes: Mapping[str, np.ndarray],
-    tilts: np.ndarray,
-    reprojection: np.ndarray,
-    residual: np.ndarray,
-    angles_deg: Sequence[float] | np.ndarray,
-    chi2: Sequence[float] | np.ndarray,
-    title: str,
-    voxel_size_angstrom: float | None,
-    reference: np.ndarray | None = None,
-    footer: Sequence[str] = (),
-    overwrite: bool = False,
-) -> None:
-    """Write the page of one reconstruction as a PNG, complete or not at all.
-
-    Args:
-      path: Target file.
+    Attributes:
       volumes: Panels by name, each [z, y, x], one unit for all; "std" is drawn on its
         own scale, the others in the order given on one grey scale (see `grey_limits`).
       tilts: Measured tilts, [n_tilts, y, x], any unit.
@@ -85,25 +44,58 @@ def write_page(
       reference: Reconstruction of the full tilt range, [z, y, x], same unit; adds a
         column.
       footer: Lines printed at the bottom: seed, prior, command, warnings.
+    """
+
+    volumes: Mapping[str, np.ndarray]
+    tilts: np.ndarray
+    reprojection: np.ndarray
+    residual: np.ndarray
+    angles_deg: Sequence[float] | np.ndarray
+    chi2: Sequence[float] | np.ndarray
+    title: str
+    voxel_size_angstrom: float | None
+    reference: np.ndarray | None = None
+    footer: Sequence[str] = ()
+
+
+def draw_page(page: Page) -> Figure:
+    """Draw the page of one reconstruction.
+
+    Returns:
+      The finished figure with an Agg canvas, 1800 pixels wide at its own resolution.
+
+    Raises:
+      ValueError: If shapes disagree or an array holds a value that is not finite.
+    """
+    content = _check(
+        page.volumes,
+        page.tilts,
+        page.reprojection,
+        page.residual,
+        page.angles_deg,
+        page.chi2,
+        page.reference,
+    )
+    with matplotlib.style.context("default"):
+        return _compose(content, page.title, page.voxel_size_angstrom, page.footer)
+
+
+def write_page(
+    path: str | pathlib.Path, page: Page, *, overwrite: bool = False
+) -> None:
+    """Write the page of one reconstruction as a PNG, complete or not at all.
+
+    Args:
+      path: Target file.
+      page: What it shows.
       overwrite: Whether an existing file may be replaced.
 
     Raises:
       InputError: If the file exists and may not be replaced, or cannot be written.
       ValueError: If shapes disagree or an array holds a value that is not finite.
     """
-    figure = draw_page(
-        volumes=volumes,
-        tilts=tilts,
-        reprojection=reprojection,
-        residual=residual,
-        angles_deg=angles_deg,
-        chi2=chi2,
-        title=title,
-        voxel_size_angstrom=voxel_size_angstrom,
-        reference=reference,
-        footer=footer,
-    )
-    panels.write_png(path, figure, title, dpi=DOTS_PER_INCH, overwrite=overwrite)
+    figure = draw_page(page)
+    panels.write_png(path, figure, page.title, dpi=DOTS_PER_INCH, overwrite=overwrite)
 
 
 def _compose(

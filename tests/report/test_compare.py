@@ -14,10 +14,12 @@ def volumes():
     return {name: generator.normal(size=SHAPE).astype(np.float32) for name in names}
 
 
-def draw(given=None, **options):
+def draw(given=None, voxel_size_angstrom=40.0, **cut):
     return compare.draw_comparison(
         volumes() if given is None else given,
-        **{"title": "series, -10 to 10 degrees", "voxel_size_angstrom": 40.0} | options,
+        compare.Cut(**cut),
+        title="series, -10 to 10 degrees",
+        voxel_size_angstrom=voxel_size_angstrom,
     )
 
 

@@ -55,12 +55,12 @@ def labels(figure):
 @pytest.mark.slow
 def test_page_is_a_png_of_the_page_width(tmp_path):
     path = tmp_path / "report.png"
-    report.write_page(path, **arguments(footer=["seed 0"]))
+    report.write_page(path, report.Page(**arguments(footer=["seed 0"])))
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", data[16:24])
     assert width == blocks.PAGE_WIDTH_INCHES * page.DOTS_PER_INCH == 1800
-    figure = report.draw_page(**arguments(footer=["seed 0"]))
+    figure = report.draw_page(report.Page(**arguments(footer=["seed 0"])))
     assert height == pytest.approx(figure.get_figheight() * page.DOTS_PER_INCH, abs=1)
     assert [p.name for p in tmp_path.iterdir()] == ["report.png"]
 
@@ -68,15 +68,17 @@ def test_page_is_a_png_of_the_page_width(tmp_path):
 @pytest.mark.slow
 def test_page_is_the_same_twice_and_quick(tmp_path):
     start = time.monotonic()
-    report.write_page(tmp_path / "a.png", **arguments())
-    report.write_page(tmp_path / "b.png", **arguments())
+    report.write_page(tmp_path / "a.png", report.Page(**arguments()))
+    report.write_page(tmp_path / "b.png", report.Page(**arguments()))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert time.monotonic() - start < 20.0
 
 
 def test_all_reconstructions_share_one_grey_scale():
     values = arguments()
-    figure = report.draw_page(**values, reference=0.5 * values["volumes"]["mean"])
+    figure = report.draw_page(
+        report.Page(**values, reference=0.5 * values["volumes"]["mean"])
+    )
     grey = pictures(figure, "grey")
     assert len(grey) == 4 * 3  # fbp, tikhonov, mean, reference; xz, xy, yz
     volumes = values["volumes"]
@@ -89,7 +91,7 @@ def test_all_reconstructions_share_one_grey_scale():
 
 def test_std_residual_and_data_have_scales_of_their_own():
     values = arguments()
-    figure = report.draw_page(**values)
+    figure = report.draw_page(report.Page(**values))
     (spread,) = {picture.get_clim() for picture in pictures(figure, "spread")}
     assert spread[0] == 0.0
     assert 0.1 < spread[1] < 0.11
@@ -107,7 +109,7 @@ def test_std_residual_and_data_have_scales_of_their_own():
 
 def test_slices_are_cut_at_the_centre_and_drawn_upwards():
     values = arguments()
-    figure = report.draw_page(**values)
+    figure = report.draw_page(report.Page(**values))
     fbp = values["volumes"]["fbp"]
     xz, xy, yz = pictures(figure, "grey")[::3]
     np.testing.assert_array_equal(xz.get_array(), fbp[:, 5, :])
@@ -124,7 +126,7 @@ def test_slices_are_cut_at_the_centre_and_drawn_upwards():
 def test_a_bright_row_zero_comes_out_at_the_bottom_of_the_panel():
     tilts = np.zeros(TILTS, np.float32)
     tilts[:, 0, :] = 1.0
-    figure = report.draw_page(**arguments(tilts=tilts))
+    figure = report.draw_page(report.Page(**arguments(tilts=tilts)))
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()
@@ -138,7 +140,7 @@ def test_a_bright_row_zero_comes_out_at_the_bottom_of_the_panel():
 
 def test_first_middle_and_last_tilt_are_shown():
     values = arguments()
-    figure = report.draw_page(**values)
+    figure = report.draw_page(report.Page(**values))
     shown = pictures(figure, "residual")
     for picture, tilt in zip(shown, (0, 2, 4), strict=True):
         np.testing.assert_array_equal(picture.get_array(), values["residual"][tilt])
@@ -149,15 +151,20 @@ def test_first_middle_and_last_tilt_are_shown():
 def test_a_single_tilt_is_shown_once():
     one = {name: arguments()[name][:1] for name in ("tilts", "reprojection")}
     figure = report.draw_page(
-        **arguments(
-            **one, residual=arguments()["residual"][:1], angles_deg=[0.0], chi2=[1.0]
+        report.Page(
+            **arguments(
+                **one,
+                residual=arguments()["residual"][:1],
+                angles_deg=[0.0],
+                chi2=[1.0],
+            )
         )
     )
     assert len(pictures(figure, "residual")) == 1
 
 
 def test_chi2_bars_have_the_heights_given_and_a_gap_for_nan():
-    figure = report.draw_page(**arguments())
+    figure = report.draw_page(report.Page(**arguments()))
     (axes,) = [axes for axes in figure.axes if axes.get_ylabel() == "chi2 / n"]
     (bars,) = axes.containers
     np.testing.assert_allclose([b.get_height() for b in bars], [0.9, 1, 1.1, 3, 0])
@@ -166,7 +173,7 @@ def test_chi2_bars_have_the_heights_given_and_a_gap_for_nan():
 
 
 def test_scale_bars_are_in_nm_and_of_the_length_they_say():
-    figure = report.draw_page(**arguments())
+    figure = report.draw_page(report.Page(**arguments()))
     # 14 voxels of 2.5 nm: 30 % of 35 nm allows a bar of 10 nm, 4 voxels
     assert labels(figure) == ["10 nm", "10 nm", "5 nm", "10 nm"]
     bar = figure.axes[0].lines[0]
@@ -175,7 +182,7 @@ def test_scale_bars_are_in_nm_and_of_the_length_they_say():
 
 
 def test_scale_bars_count_voxels_when_the_size_is_unknown():
-    figure = report.draw_page(**arguments(voxel_size_angstrom=None))
+    figure = report.draw_page(report.Page(**arguments(voxel_size_angstrom=None)))
     assert labels(figure) == ["2 voxels", "2 voxels", "2 voxels", "2 voxels"]
 
 
@@ -190,7 +197,7 @@ def test_nice_length(longest, expected):
 @pytest.mark.slow
 def test_footer_lines_are_wrapped_and_odd_characters_replaced():
     figure = report.draw_page(
-        **arguments(title="a$b$\x1b[31m \u6f22", footer=["word " * 100])
+        report.Page(**arguments(title="a$b$\x1b[31m \u6f22", footer=["word " * 100]))
     )
     assert "a$b$?[31m ?" in texts(figure)
     footer = [text for text in texts(figure) if text.startswith("word")]
@@ -200,7 +207,9 @@ def test_footer_lines_are_wrapped_and_odd_characters_replaced():
 
 def test_constant_volumes_still_draw():
     flat = {name: np.ones(SHAPE) for name in ("tikhonov", "mean")}
-    figure = report.draw_page(**arguments(volumes=flat | {"std": np.zeros(SHAPE)}))
+    figure = report.draw_page(
+        report.Page(**arguments(volumes=flat | {"std": np.zeros(SHAPE)}))
+    )
     low, high = pictures(figure, "grey")[0].get_clim()
     assert low < 1.0 < high
     figure.canvas.draw()
@@ -218,5 +227,5 @@ def test_constant_volumes_still_draw():
 )
 def test_bad_arrays_are_refused_and_nothing_is_written(tmp_path, changes, match):
     with pytest.raises(ValueError, match=match):
-        report.write_page(tmp_path / "report.png", **arguments(**changes))
+        report.write_page(tmp_path / "report.png", report.Page(**arguments(**changes)))
     assert not list(tmp_path.iterdir())
