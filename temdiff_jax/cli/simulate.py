@@ -6,6 +6,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from temdiff_jax.cli import options
+
 RECORD_FORMAT = "temdiff-simulation-1"
 
 
