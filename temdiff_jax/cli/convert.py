@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from temdiff_jax.io.gate import InputError
+from temdiff_jax.cli import options
 
 if TYPE_CHECKING:
     from temdiff_jax.io.formats import Image
@@ -41,12 +41,11 @@ def convert(
     writers = _writers(ome_version)
     suffix = target.suffix.lower()
     if suffix not in writers:
-        raise InputError(
+        raise options.InputError(
             f"convert: expected a name ending in one of {' '.join(writers)}, got "
             f"{target.name}; choose one"
         )
 
-    from temdiff_jax.cli import options
     from temdiff_jax.io import formats, write
 
     if voxel_size is not None:

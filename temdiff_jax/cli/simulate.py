@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from temdiff_jax.io.gate import InputError
+from temdiff_jax.cli import options
 
 RECORD_FORMAT = "temdiff-simulation-1"
 
@@ -98,7 +98,7 @@ def parse_angles(text: str) -> np.ndarray:
       InputError: another form, an empty range, angles beyond 90 degrees, more than
         1000 of them.
     """
-    wrong = InputError(
+    wrong = options.InputError(
         f"--angles: expected LO:HI:STEP in degrees within 90, got {text[:80]!r}; write "
         "for example --angles=-5:5:1"
     )

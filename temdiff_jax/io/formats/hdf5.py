@@ -9,6 +9,7 @@ first or the last axis and angles in degrees as that dimension.  Velox keeps ima
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import pathlib
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from temdiff_jax.io import gate
+from temdiff_jax.io.formats import apart
 from temdiff_jax.io.formats.record import ANGSTROM_PER_UNIT, Image
 
 _METRES = 1e10
@@ -36,13 +38,19 @@ def read_hdf5(path: pathlib.Path, max_input_gb: float) -> Image:
       InputError: h5py is not installed, no stack of three axes or several, links to
         other files, real numbers expected.
     """
-    try:
-        import h5py
-    except ImportError:
-        raise gate.bad_input(
-            path, "the package h5py", "none", "pip install h5py"
-        ) from None
-    with gate.reading(path, "a readable HDF5 file"), h5py.File(path, "r") as file:
+    if importlib.util.find_spec("h5py") is None:
+        raise gate.bad_input(path, "the package h5py", "none", "pip install h5py")
+    apart.try_parse(__name__, path, max_input_gb)
+    with gate.reading(path, "a readable HDF5 file"):
+        return parse(path, max_input_gb)
+
+
+def parse(path: str | pathlib.Path, max_input_gb: float) -> Image:
+    """As `read_hdf5`, in this process, where a damaged file may end it."""
+    import h5py
+
+    path = pathlib.Path(path)
+    with h5py.File(path, "r") as file:
         if "Data/Image" in file:
             return _velox(path, file["Data/Image"], max_input_gb)
         found = _datasets(path, file)

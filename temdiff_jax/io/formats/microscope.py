@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from temdiff_jax.io import gate
+from temdiff_jax.io.formats import apart
 from temdiff_jax.io.formats.record import ANGSTROM_PER_UNIT, Image
 
 _READERS = {
@@ -23,8 +24,6 @@ _READERS = {
     ".ser": "tia",
     ".emi": "tia",
     ".hspy": "hspy",
-    ".zspy": "zspy",
-    ".rpl": "ripple",
     ".tvf": "tvips",
     ".tvips": "tvips",
 }
@@ -52,20 +51,29 @@ def read_microscope(path: pathlib.Path, max_input_gb: float) -> Image:
         )
     name = _READERS[path.suffix.lower()]
     try:
-        reader = importlib.import_module(f"rsciio.{name}")
+        importlib.import_module(f"rsciio.{name}")
     except ImportError:
         raise gate.bad_input(
             f"{path} ({name} file)", "the package rosettasciio", "none", INSTALL
         ) from None
+    if path.suffix.lower() == ".hspy":  # HDF5 inside
+        apart.try_parse(__name__, path, max_input_gb)
     with gate.reading(path, f"a readable {name} file"):
-        signals = reader.file_reader(str(path))
-        stacks = [s for s in signals if np.ndim(s["data"]) == 3]
-        if len(stacks) != 1:
-            shapes = [list(np.shape(s["data"])) for s in signals[:5]]
-            raise gate.bad_input(
-                path, "one stack of images", f"arrays {shapes}", "export the stack"
-            )
-        return _image(path, stacks[0], max_input_gb, name)
+        return parse(path, max_input_gb)
+
+
+def parse(path: str | pathlib.Path, max_input_gb: float) -> Image:
+    """As `read_microscope`, in this process, where a damaged file may end it."""
+    path = pathlib.Path(path)
+    name = _READERS[path.suffix.lower()]
+    signals = importlib.import_module(f"rsciio.{name}").file_reader(str(path))
+    stacks = [s for s in signals if np.ndim(s["data"]) == 3]
+    if len(stacks) != 1:
+        shapes = [list(np.shape(s["data"])) for s in signals[:5]]
+        raise gate.bad_input(
+            path, "one stack of images", f"arrays {shapes}", "export the stack"
+        )
+    return _image(path, stacks[0], max_input_gb, name)
 
 
 def _image(
