@@ -66,7 +66,7 @@ def get_config() -> TrainConfig:
             channels=(48, 96, 112),
             blocks=(2, 3, 3),
             patch=2,
-            norm="rms",
+            norm="soft",
             features=6,
             log_variance=True,
             refines=True,

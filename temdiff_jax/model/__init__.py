@@ -7,3 +7,4 @@ from temdiff_jax.model.network import Condition as Condition
 from temdiff_jax.model.network import Network as Network
 from temdiff_jax.model.network import NetworkConfig as NetworkConfig
 from temdiff_jax.model.network import make_network as make_network
+from temdiff_jax.model.unet import NORMS as NORMS

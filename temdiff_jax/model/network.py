@@ -65,7 +65,7 @@ class NetworkConfig:
       remat: Levels, 0 the finest, whose residual blocks are computed again for the
         gradient instead of being remembered.
       log_variance: Whether a second head tells the logarithm of the variance of F.
-      norm: "group" or "rms", see ``unet.normalisation``.
+      norm: "group", "rms" or "soft", see ``unet.normalisation``.
       filters: Linear filters of the noisy patches, see ``unet.UNet``.
       features: How many of the scalars it is shown.
       refines: Whether it refines a linear guess, see ``diffusion.spectrum``.

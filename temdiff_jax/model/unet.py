@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from temdiff_jax.model import conv
 
-NORMS = ("group", "rms")
+NORMS = ("group", "rms", "soft")
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
@@ -37,9 +37,15 @@ class Conv3(nn.Module):
 
 
 def normalisation(kind: str, groups: int, dtype: Any, name: str) -> nn.Module:
-    """Over space and the channels of a group ("group"), or of a voxel alone ("rms")."""
-    if kind == "rms":
-        return nn.RMSNorm(dtype=dtype, name=name)
+    """Over space and the channels of a group ("group"), or of a voxel alone.
+
+    ``x / sqrt(mean x^2 + e)`` over the channels of a voxel: "rms" with e near 0 leaves
+    nothing of how strong the features are, "soft" with e = 1 keeps it where they are
+    weak, which a denoiser needs to know.  Neither depends on the extent of the field.
+    """
+    if kind in ("rms", "soft"):
+        epsilon = 1.0 if kind == "soft" else 1e-6
+        return nn.RMSNorm(epsilon=epsilon, dtype=dtype, name=name)
     return nn.GroupNorm(groups, dtype=dtype, name=name)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from temdiff_jax.diffusion import spectrum
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import gate
-from temdiff_jax.model import KINDS, NUM_FEATURES, NetworkConfig
+from temdiff_jax.model import KINDS, NORMS, NUM_FEATURES, NetworkConfig
 
 FORMAT_VERSION = 1
 # Scalars that the first priors were told.
@@ -34,7 +34,7 @@ _LEAST = {"channels": 1, "groups": 1, "embedding": 2, "patch": 1, "features": 1}
 _WORDS = {
     "target": ("residual", "volume"),
     "dtype": ("float32", "bfloat16"),
-    "norm": ("group", "rms"),
+    "norm": NORMS,
     "kind": tuple(KINDS),
 }
 # Fields that no network has any more, and the values that meant they were not used.
