@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from temdiff_jax.reconstruction import Result, reconstruct
     from temdiff_jax.reconstruction.methods import Method
     from temdiff_jax.reconstruction.settings import Settings
+    from temdiff_jax.series.preparation import make_problem
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ _HOMES = {
     "backproject": "projector",
     "load_prior": "priors",
     "load_tilt_series": "io.tilt_series",
+    "make_problem": "series.preparation",
     "project": "projector",
     "reconstruct": "reconstruction",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "backproject",
     "load_prior",
     "load_tilt_series",
+    "make_problem",
     "project",
     "reconstruct",
 ]
