@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from temdiff_jax.priors import Prior, load_prior
     from temdiff_jax.projector import backproject, project
     from temdiff_jax.reconstruction import Result, reconstruct
+    from temdiff_jax.reconstruction.api import make_problem
     from temdiff_jax.reconstruction.methods import Method
     from temdiff_jax.reconstruction.settings import Settings
-    from temdiff_jax.series.preparation import make_problem
 
 __version__ = "0.1.0"
 
@@ -40,7 +40,7 @@ _HOMES = {
     "backproject": "projector",
     "load_prior": "priors",
     "load_tilt_series": "io.tilt_series",
-    "make_problem": "series.preparation",
+    "make_problem": "reconstruction.api",
     "project": "projector",
     "reconstruct": "reconstruction",
 }

@@ -14,7 +14,7 @@ from temdiff_jax import layout
 from temdiff_jax.errors import InputError, check_known
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.problem import Problem
-from temdiff_jax.inverse.tikhonov import TikhonovSettings, settings_for
+from temdiff_jax.inverse.tikhonov import TikhonovSettings
 from temdiff_jax.io import tilt_series
 from temdiff_jax.series import checks, inputs, intensity, weighting
 
@@ -117,23 +117,3 @@ def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, An
             record["misalignment_px"] = float(found.misalignment * assumed.shift_px)
     jax.block_until_ready(problem.shown.tikhonov)
     return problem, record
-
-
-def make_problem(
-    tilts: ArrayLike, angles: ArrayLike, options: SeriesOptions | None = None
-) -> Problem:
-    """The inverse problem of a series, as every method of the table takes it.
-
-    Args:
-      tilts: ``[n_tilts, y, x]``, tilt axis along y, aligned.
-      angles: Degrees, one per tilt, in any order; the problem has them ascending.
-      options: Thickness, weighting and so on.
-
-    Returns:
-      The problem with the inputs of a network; dense matter is bright.
-
-    Raises:
-      InputError: Anything wrong with the input.
-    """
-    job = check_series(tilts, angles, options or SeriesOptions())
-    return prepare(job, settings_for(job.series.angles_deg))[0]

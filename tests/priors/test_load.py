@@ -1,6 +1,5 @@
 """Released priors: what was saved is what is loaded, and nothing else is."""
 
-import dataclasses
 import json
 import shutil
 
@@ -182,5 +181,5 @@ def test_range_is_judged_by_the_card(saved):
     prior = load_prior(saved)
     assert range_verdict(prior, np.array([-10.0, 0.0, 10.0])) == "inside"
     assert range_verdict(prior, np.array([-2.0, 2.0])).startswith("outside: 2 of")
-    silent = dataclasses.replace(prior, card={})
+    silent = prior._replace(card={})
     assert range_verdict(silent, np.array([-2.0, 2.0])) == "unknown"

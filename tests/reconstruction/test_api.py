@@ -22,7 +22,7 @@ from temdiff_jax.projector import project
 from temdiff_jax.reconstruction import api, reconstruct, sample
 from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.series import weighting
-from temdiff_jax.series.preparation import SeriesOptions, make_problem
+from temdiff_jax.series.preparation import SeriesOptions
 
 ANGLES = np.array([-12.0, -5.0, 0.0, 6.0, 13.0])
 NUM, HEIGHT, WIDTH, THICKNESS = 5, 8, 12, 8
@@ -428,7 +428,7 @@ def test_classical_methods_are_those_of_baselines(run, name):
 
 def test_samples_of_a_problem_are_those_of_reconstruct(prior, result):
     options = SeriesOptions(THICKNESS, contrast="bright", weighting="robust")
-    problem = make_problem(TILTS, ANGLES, options)
+    problem = api.make_problem(TILTS, ANGLES, options)
     loaded = load_prior(prior)
     few = dataclasses.replace(SETTINGS, num_samples=SAMPLES, num_steps=STEPS)
     sampling = sample.residual_sampling(loaded, few)
