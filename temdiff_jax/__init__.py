@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from temdiff_jax.priors import Prior, load_prior
     from temdiff_jax.projector import backproject, project
     from temdiff_jax.reconstruction import Result, reconstruct
+    from temdiff_jax.reconstruction.api import make_problem
     from temdiff_jax.reconstruction.methods import Method
     from temdiff_jax.reconstruction.settings import Settings
 
@@ -39,6 +40,7 @@ _HOMES = {
     "backproject": "projector",
     "load_prior": "priors",
     "load_tilt_series": "io.tilt_series",
+    "make_problem": "reconstruction.api",
     "project": "projector",
     "reconstruct": "reconstruction",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "backproject",
     "load_prior",
     "load_tilt_series",
+    "make_problem",
     "project",
     "reconstruct",
 ]

@@ -30,7 +30,7 @@ _SAMPLERS = flags.DEFINE_list("samplers", [], "Rows by name; all if empty.")
 EXACT_STEPS = 50
 
 
-def exact_rows(problem: gaussian.Problem) -> dict[str, gaussian.MakeSampler]:
+def exact_rows(problem: gaussian.Bench) -> dict[str, gaussian.MakeSampler]:
     """Solvers with the exact conditional denoiser, and exact rules with many steps."""
     guess = algebra.predictor(gaussian.denoiser(gaussian.posterior(problem)))
     grid, fine = schedule.karras(EXACT_STEPS), schedule.karras(8 * EXACT_STEPS)

@@ -42,7 +42,7 @@ class Gaussian(NamedTuple):
         return (self.basis * self.variances) @ self.basis.T
 
 
-class Problem(NamedTuple):
+class Bench(NamedTuple):
     """Prior, matrix A ``[n, d]``, standard deviation of the noise, data ``[n]``."""
 
     prior: Gaussian
@@ -83,7 +83,7 @@ def make_problem(
     noise_std: float = 0.1,
     condition: float = 10.0,
     seed: int = 0,
-) -> Problem:
+) -> Bench:
     """A problem in general position with a prior of mean variance 1.
 
     A has norm 1 and singular values down to 0.3; the eigenvectors of the prior are
@@ -121,12 +121,12 @@ def make_problem(
     # From NumPy arrays, not Python numbers: those would be weakly typed, and another
     # problem would compile anew.
     prior = Gaussian(*(jnp.asarray(a) for a in (mean, basis, variances)))
-    return Problem(
+    return Bench(
         prior, *(jnp.asarray(np.asarray(a)) for a in (matrix, noise_std, data))
     )
 
 
-def measurement(problem: Problem) -> Measurement:
+def measurement(problem: Bench) -> Measurement:
     """The data as samplers see them."""
     return Measurement(
         lambda x: problem.matrix @ x,
@@ -136,7 +136,7 @@ def measurement(problem: Problem) -> Measurement:
     )
 
 
-def posterior(problem: Problem) -> Gaussian:
+def posterior(problem: Bench) -> Gaussian:
     """The law of x0 given the data: precision ``C^{-1} + A^T A / noise^2``."""
     prior, weight = problem.prior, 1.0 / problem.noise_std**2
     inverse = (prior.basis / prior.variances) @ prior.basis.T
@@ -173,7 +173,7 @@ def flow(
     return law.mean + moved @ law.basis.T
 
 
-def compare(samples: jax.Array, problem: Problem) -> Score:
+def compare(samples: jax.Array, problem: Bench) -> Score:
     """Samples ``[b, d]`` against the posterior."""
     exact = posterior(problem)
     _, strength, rows = np.linalg.svd(np.asarray(problem.matrix))
@@ -186,7 +186,7 @@ def compare(samples: jax.Array, problem: Problem) -> Score:
 
 
 def score(
-    make: MakeSampler, problem: Problem, key: jax.Array, *, count: int = 4096
+    make: MakeSampler, problem: Bench, key: jax.Array, *, count: int = 4096
 ) -> Score:
     """Runs a sampler with the exact unconditional denoiser, and compares.
 
@@ -237,7 +237,7 @@ def row(name: str, found: Score, method: algebra.Sampler) -> str:
 
 
 def report(
-    name: str, make: MakeSampler, problem: Problem, key: jax.Array, *, count: int = 4096
+    name: str, make: MakeSampler, problem: Bench, key: jax.Array, *, count: int = 4096
 ) -> str:
     """Runs a sampler on the bench and gives its line of the table."""
     found = score(make, problem, key, count=count)

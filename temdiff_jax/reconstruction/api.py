@@ -180,6 +180,30 @@ def reconstruct(
     return _result(found, problem, job, keep_samples, record)
 
 
+def make_problem(
+    tilts: ArrayLike,
+    angles: ArrayLike,
+    options: preparation.SeriesOptions | None = None,
+) -> Problem:
+    """The inverse problem of a series, as every method of the table takes it.
+
+    Args:
+      tilts: ``[n_tilts, y, x]``, tilt axis along y, aligned.
+      angles: Degrees, one per tilt, in any order; the problem has them ascending.
+      options: Thickness, weighting and so on.
+
+    Returns:
+      The problem with the inputs of a network; dense matter is bright.
+
+    Raises:
+      InputError: Anything wrong with the input.
+    """
+    job = preparation.check_series(
+        tilts, angles, options or preparation.SeriesOptions()
+    )
+    return preparation.prepare(job, settings_for(job.series.angles_deg))[0]
+
+
 def compare(
     tilts: ArrayLike,
     angles: ArrayLike,

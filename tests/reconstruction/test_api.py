@@ -19,9 +19,10 @@ from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import Prior, load_prior, save_prior
 from temdiff_jax.projector import project
-from temdiff_jax.reconstruction import reconstruct, sample
+from temdiff_jax.reconstruction import api, reconstruct, sample
 from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.series import weighting
+from temdiff_jax.series.preparation import SeriesOptions
 
 ANGLES = np.array([-12.0, -5.0, 0.0, 6.0, 13.0])
 NUM, HEIGHT, WIDTH, THICKNESS = 5, 8, 12, 8
@@ -426,3 +427,29 @@ def test_classical_methods_are_those_of_baselines(run, name):
     np.testing.assert_allclose(found.mean, expected, atol=1e-4 * scale)
     assert not np.any(found.std) and found.samples is None
     assert found.provenance["method"] == name
+
+
+def test_samples_of_a_problem_are_those_of_reconstruct(prior, result):
+    options = SeriesOptions(THICKNESS, contrast="bright", weighting="robust")
+    problem = api.make_problem(TILTS, ANGLES, options)
+    loaded = load_prior(prior)
+    few = dataclasses.replace(SETTINGS, num_samples=SAMPLES, num_steps=STEPS)
+    sampling = sample.residual_sampling(loaded, few)
+    wide = sample.sample(jax.random.key(0), loaded, problem, sampling)
+    assert wide.shape == (SAMPLES, *problem.geometry.volume_shape)
+    volumes = layout.volume_from_core(problem.to_input_units(wide))
+    np.testing.assert_allclose(volumes, result.samples, rtol=1e-4, atol=1e-4)
+
+
+def test_one_series_by_several_methods_is_checked_once(prior, result):
+    calls = []
+    found = api.compare(
+        TILTS,
+        ANGLES,
+        {"a": api.choose("mean", prior, SETTINGS), "b": api.choose("tikhonov")},
+        options=SeriesOptions(THICKNESS, contrast="bright", weighting="robust"),
+        on_progress=lambda *call: calls.append(call[:2]),
+    )
+    np.testing.assert_array_equal(found["a"].mean, result.mean)
+    np.testing.assert_array_equal(found["b"].mean, result.tikhonov)
+    assert calls[0] == (0, 3) and calls[-1] == (3, 3)

@@ -1,5 +1,7 @@
 """Samplers over slices: their parts against closed forms and brute force."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -229,7 +231,7 @@ def test_dolce_pulls_the_candidate_by_the_closed_form(x64):
 def test_dolce_without_pull_is_the_ancestral_sampler():
     law = gaussian.make_problem(4, 2, seed=3).prior
     problem = gaussian.measurement(gaussian.make_problem(4, 2, seed=3))
-    blind = problem._replace(weight=jnp.zeros(2), data=jnp.zeros(2))
+    blind = dataclasses.replace(problem, precision=jnp.zeros(2), data=jnp.zeros(2))
     key, sigmas = jax.random.key(0), schedule.karras(5)
     denoise = gaussian.denoiser(law)
     method = slicewise.dolce(denoise, blind, sigmas=sigmas)
