@@ -100,9 +100,11 @@ def reconstruct(
         running.say_later([f"decision: {decision}" for decision in series.decisions])
     if thickness is None and series.thickness_px is not None:
         thickness, _ = options.depth(None, series.thickness_px, bin_factor, 0)
+    coarse = binned(series, bin_factor)
+    options.check_depth(thickness, coarse.tilts.shape[1:], coarse.voxel_size_angstrom)
     session.reconstruct(
         running,
-        binned(series, bin_factor),
+        coarse,
         session.Settings(
             thickness=thickness,
             samples=samples,
