@@ -82,6 +82,8 @@ Verbose = Annotated[
 
 WEIGHTINGS = ("off", "robust", "diagonal", "low-rank", "adaptive")
 DEFAULT_WEIGHTING = "adaptive"
+# A slab is not this many times as deep as it is wide.
+_DEEPEST = 4
 LOG_MODES = ("auto", "off", "on")
 TILT_AXES = ("y", "x")
 
@@ -136,6 +138,29 @@ def depth(
     if project_px is not None:
         return max(round(project_px / factor), 1), "by the project"
     return width, "as the width, since none was given (--thickness)"
+
+
+def check_depth(
+    thickness: int | None, shape: tuple[int, int], voxel_angstrom: float | None
+) -> None:
+    """Refuses a thickness that is no number of voxels of these images.
+
+    Args:
+      thickness: As given.
+      shape: (y, x) of the binned tilts.
+      voxel_angstrom: Of the binned tilts, or None.
+    """
+    most = _DEEPEST * max(shape)
+    if thickness is None or thickness <= most:
+        return
+    hint = ""
+    if voxel_angstrom is not None:
+        voxels = round(thickness / voxel_angstrom)
+        hint = f"{thickness} Angstrom are {voxels} voxels; "
+    raise InputError(
+        f"--thickness: expected voxels, at most {most} for tilts of {shape[0]} x "
+        f"{shape[1]} pixels, got {thickness}; {hint}give the thickness in voxels"
+    )
 
 
 def parse_names(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:

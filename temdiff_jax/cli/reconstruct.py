@@ -102,6 +102,9 @@ def reconstruct(
         running.say_later([f"decision: {decision}" for decision in series.decisions])
     if thickness is None and series.thickness_px is not None:
         thickness, _ = options.depth(None, series.thickness_px, bin_factor, 0)
+    sides = (series.tilts.shape[1] // bin_factor, series.tilts.shape[2] // bin_factor)
+    size = series.voxel_size_angstrom
+    options.check_depth(thickness, sides, None if size is None else size * bin_factor)
     session.reconstruct(
         running,
         binned(series, bin_factor),

@@ -8,6 +8,8 @@ import numpy as np
 
 from temdiff_jax.io import gate
 
+LARGEST_VALUE = 1e15
+"""Sums of squares of what is larger leave the range of float32."""
 _FILL_VALUE = -1e29  # AreTomo marks pixels without data with -1e30
 _SAME_ANGLE_DEG = 1e-6
 _LISTED = 5
@@ -105,6 +107,13 @@ def check_values(
                 "finite values",
                 f"NaN or Inf in {bad} of {image.size} pixels",
                 "remove this tilt with its angle, or repair it",
+            )
+        if high > LARGEST_VALUE or (_FILL_VALUE < low < -LARGEST_VALUE):
+            raise gate.bad_input(
+                f"{name}: {label}",
+                f"values up to {LARGEST_VALUE:g}",
+                f"{high:g} to {low:g}",
+                "rescale the tilts; their squares would not fit 32 bits",
             )
         if low == high:
             constant.append(label)

@@ -164,7 +164,15 @@ def series_of(
     )
     if alignment is not None:
         found = attach.with_alignment(found, pathlib.Path(alignment))
-    if chosen.axis_angle_deg is not None or found.kind == "SerialEM":
+    if chosen.axis_angle_deg is not None and chosen.tilt_axis != "y":
+        raise gate.bad_input(
+            "axis_angle_deg (--axis-angle) and tilt_axis (--tilt-axis)",
+            "one of them",
+            "both",
+            "leave --tilt-axis out",
+        )
+    said = chosen.axis_angle_deg is not None
+    if said or (found.kind == "SerialEM" and chosen.tilt_axis == "y"):
         found = attach.with_axis(found, chosen.axis_angle_deg)
     return _assembled(pathlib.Path(path), found, image, chosen)
 

@@ -49,3 +49,18 @@ def test_an_axis_with_the_count_of_the_angles_is_named():
     middle = np.moveaxis(beads(30), 0, 1)
     with pytest.raises(InputError, match="the middle axis has 24"):
         io.tilt_series_from_arrays(middle, ANGLES)
+
+
+@pytest.mark.parametrize("scale", [1e20, 2e38])
+def test_values_whose_squares_overflow_are_refused_before_the_work(stack, scale):
+    huge = (np.abs(stack) / np.abs(stack).max() * scale).astype(np.float32)
+    with pytest.raises(InputError, match="rescale the tilts"):
+        io.tilt_series_from_arrays(huge, [-4, -2, 0, 2, 4])
+
+
+def test_an_axis_is_given_once(tmp_path, stack):
+    io.write_mrc(tmp_path / "a.mrc", stack, 1.0)
+    with pytest.raises(InputError, match="one of them"):
+        io.load_tilt_series(
+            tmp_path / "a.mrc", [-4, -2, 0, 2, 4], axis_angle_deg=5.0, tilt_axis="x"
+        )

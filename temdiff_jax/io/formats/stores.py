@@ -25,7 +25,7 @@ import numpy as np
 import tensorstore
 
 from temdiff_jax.io import gate
-from temdiff_jax.io.formats import mrc, npz, store_metadata, tiff
+from temdiff_jax.io.formats import blosc, mrc, npz, store_metadata, tiff
 
 REMOTE_SCHEMES = ("http", "https", "s3", "gs")
 
@@ -47,6 +47,7 @@ class Volume:
       notes: One line per assumption.
       array: What is sliced, axes z, y, x.
       max_input_gb: Limit of one `read`, GiB as float32.
+      check: Looks at the chunks of a box before they are read, None without need.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Volume:
     notes: tuple[str, ...]
     array: Any = dataclasses.field(repr=False)
     max_input_gb: float = gate.DEFAULT_MAX_INPUT_GB
+    check: blosc.Check | None = dataclasses.field(default=None, repr=False)
 
     def read(self, slices: Sequence[slice] | None = None) -> np.ndarray:
         """A box as [z, y, x], C-contiguous, in `dtype`.
@@ -73,6 +75,8 @@ class Volume:
         extents = [s.stop - s.start for s in box]
         what = f"{self.path} [{', '.join(f'{s.start}:{s.stop}' for s in box)}]"
         gate.check_budget(what, extents, self.dtype.itemsize, self.max_input_gb)
+        if self.check is not None:
+            self.check(box)
         try:
             data = self.array[box]
             if isinstance(data, tensorstore.TensorStore):
@@ -127,7 +131,7 @@ def open_volume(
         raise gate.bad_input("volume", "a path", repr(name), "check the path")
     scheme = urllib.parse.urlsplit(name).scheme if "://" in name else ""
     if not scheme and not pathlib.Path(name).is_dir():
-        found = _open_file(name, dataset, max_input_gb)
+        found = (*_open_file(name, dataset, max_input_gb), None)
     else:
         base, spec, read = _place(name, scheme, allow_remote=allow_remote)
         key = store_metadata.join(base, dataset or "", what=name)
@@ -135,7 +139,7 @@ def open_volume(
             _check_inside(pathlib.Path(spec["path"]) / key, pathlib.Path(name))
             _check_tree(pathlib.Path(name))
         found = _open_store(name, key, spec, read, fill=allow_missing_chunks)
-    array, dtype, kind, inner, voxel, notes = found
+    array, dtype, kind, inner, voxel, notes, check = found
     if voxel_size_nm is not None:
         voxel = tuple(float(v) for v in voxel_size_nm)
     if voxel is None and need_voxel:
@@ -154,6 +158,7 @@ def open_volume(
     return Volume(
         *(name, inner, kind, (nz, ny, nx), voxel, dtype, tuple(notes), array),
         max_input_gb=max_input_gb,
+        check=check,
     )
 
 
@@ -321,7 +326,7 @@ def _short(error: BaseException) -> str:
 def _open_store(
     name: str, key: str, spec: dict, read: store_metadata.Read, *, fill: bool
 ) -> tuple:
-    """Array, dtype, kind, dataset, voxel or None, notes."""
+    """Array, dtype, kind, dataset, voxel or None, notes, check or None."""
     with gate.reading(f"{name}: attributes of {key}", "zarr, N5 or precomputed JSON"):
         node, group, key, level = store_metadata.find(name, key, read)
         declared = store_metadata.declare(node, group, level)
@@ -352,7 +357,11 @@ def _open_store(
     scale = declared.scale_nm
     voxel = None if scale is None else tuple(scale[a] for a in store_metadata.AXES)
     dtype = np.dtype(declared.dtype)
-    return array, dtype, node.driver, key.partition("/")[2], voxel, declared.notes
+    local = spec["driver"] == "file"
+    folder = pathlib.Path(spec["path"]) / key if local else None
+    check = None if folder is None else blosc.checker(folder, node, declared)
+    found = (array, dtype, node.driver, key.partition("/")[2], voxel)
+    return *found, declared.notes, check
 
 
 def _box(
