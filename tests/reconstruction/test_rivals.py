@@ -78,6 +78,7 @@ def run(name, tilts, seed=0, **changes):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["dolce", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dds", "dds_3d"))],
