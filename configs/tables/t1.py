@@ -8,7 +8,7 @@ Specimens: the five validation crops of FIB-25 and, as other tissues, the test c
 an earlier data set of the medulla (50 voxels thick) and a block whose sections jitter.
 Nothing of them was trained on; docs/evaluation.md says what was tuned on which.
 Blocks are 96 voxels thick and wide and 32 along the tilt axis, for the time of the
-rivals: rays do not leave their plane of constant y.
+learned ones: rays do not leave their plane of constant y.
 Methods with a network of their own are left out unless its file is given, for instance
 --prior=dolce=FILE.safetensors.
 """

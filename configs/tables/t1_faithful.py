@@ -1,4 +1,4 @@
-"""Table T1 in small: the rivals as published beside their shorter settings.
+"""Table T1 in small: methods as published beside their shorter settings.
 
 Command, with the files of releases/baselines:
     python -m launch.evaluate --config=configs/tables/t1_faithful.py --data_dir=DATA \\
@@ -27,7 +27,7 @@ def get_config() -> TablePlan:
     """The table."""
     return TablePlan(
         name="t1_faithful",
-        title="T1 in small: rivals as published",
+        title="T1 in small: methods as published",
         kind="accuracy",
         volumes=t1.FIB25[:2],
         cases=("10/1", "60/3"),

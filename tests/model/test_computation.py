@@ -166,6 +166,7 @@ def test_second_head_changes_neither_the_first_output_nor_its_gradient(plain):
     assert np.any(own["kernel"]) and np.any(own["bias"])
 
 
+@pytest.mark.slow
 def test_head_starts_at_unit_variance_and_is_absent_by_default():
     net = network(log_variance=True)
     params = jax.jit(net.init)(jax.random.key(0))

@@ -83,6 +83,7 @@ def test_loss_falls_on_one_batch():
     assert 0 < distance[0] < distance[1]
 
 
+@pytest.mark.slow
 def test_bad_batch_changes_nothing_but_the_counter():
     state, _ = advance(fresh_state(), make_batch())
     before = as_numpy((state.params, state.ema_params, state.opt_state))

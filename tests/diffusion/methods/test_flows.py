@@ -26,6 +26,7 @@ def build(make, sigmas, **options):
     )
 
 
+@pytest.mark.slow
 def test_a_step_of_fmct_is_that_of_the_paper_in_its_own_scale(x64):
     problem = gaussian.make_problem(4, 2, seed=3)
     denoise, data = gaussian.denoiser(problem.prior), gaussian.measurement(problem)
@@ -98,6 +99,7 @@ def test_network_is_called_when_the_rule_says_so(tolerance, max_reuse, calls):
     assert len(seen) == calls
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_samples_decide_each_for_itself():
     """A batch gives what its samples give one by one, whoever calls the network."""

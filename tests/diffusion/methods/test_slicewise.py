@@ -203,6 +203,7 @@ def test_last_step_of_diffusion_mbir_lands_nearer_to_the_data(x64):
     np.testing.assert_allclose(one(x) - x, step.reshape(*SHAPE), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_dolce_pulls_the_candidate_by_the_closed_form(x64):
     """x' <- (A^T A + l)^-1 (A^T y + l x') in the variance-preserving scale."""
     matrix, data = slice_matrix(), random_data()

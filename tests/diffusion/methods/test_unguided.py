@@ -37,6 +37,7 @@ def build(name, sigmas, problem=PROBLEM):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     "name",

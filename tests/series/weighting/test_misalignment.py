@@ -89,6 +89,7 @@ def test_drawn_misalignment_is_found(draw, factor):
     assert np.std(found) < 0.25 * factor
 
 
+@pytest.mark.slow
 def test_aligned_series_is_told_from_a_misaligned_one(draw):
     assert [float(estimate(draw(0.0, seed))) for seed in range(3)] == [0.0] * 3
 
