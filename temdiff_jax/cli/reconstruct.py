@@ -108,7 +108,7 @@ def reconstruct(
     session.reconstruct(
         running,
         binned(series, bin_factor),
-        settings,
+        dataclasses.replace(settings, thickness=thickness),
         files,
         command="reconstruct",
         source={
