@@ -139,7 +139,7 @@ def run() -> None:
         num_steps=given.steps or method.settings.num_steps,
         num_samples=given.samples or method.settings.num_samples,
     )
-    method = dataclasses.replace(method, settings=settings)
+    method = dataclasses.replace(method, own=settings)
     methods.check_network(method, load_prior(given.weights))
     points = list(parse_grid(given.grid))
     cases = [protocol.Case.from_name(name) for name in given.cases]

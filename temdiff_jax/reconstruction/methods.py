@@ -72,7 +72,7 @@ class Method:
       needs: "" for no network; "prior" for the prior; else the name of weights of its
         own, which are no part of the package.
       takes: Which of rule, solver and schedule, num_steps and num_samples it takes.
-      settings: What it is run with unless others are given.
+      own: Settings of its own; None for one sample on the grid of its sampler.
       conditional, volume: The network it needs: whether it sees the tilts, and
         whether it is asked for the volume; None takes either.
       sampling: How it draws samples, if it is a sampler of ``diffusion.methods``.
@@ -89,11 +89,19 @@ class Method:
     backward: Callable[[Settings], int] = lambda settings: 0
     needs: str = ""
     takes: tuple[str, ...] = ()
-    settings: Settings = Settings()
+    own: Settings | None = Settings()
     conditional: bool | None = None
     volume: bool | None = None
     sampling: sample.Sampling | None = None
     landing: int | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """What it is run with unless others are given."""
+        if self.own is not None:
+            return self.own
+        assert self.sampling is not None
+        return Settings(num_samples=1, num_steps=_grid_of(self.sampling.make).steps)
 
     def with_numbers(self, **numbers: Any) -> Method:
         """The row with other arguments of its sampler.
@@ -296,13 +304,12 @@ def sampler_method(
       settings: Samples and steps.
       row: Further fields of the row.
     """
-    grid = _grid_of(make)
-    own = settings or Settings(num_samples=1, num_steps=grid.steps)
+    # Its own grid is looked at when it is asked for, not when the table is made.
     sampling = sample.Sampling(
         make,
-        schedule or own.the_schedule(),
-        own.num_samples,
-        own.num_steps,
+        schedule or Settings().the_schedule(),
+        1,
+        1,
         tuple((numbers or {}).items()),
         tuple((counts or {}).items()),
     )
@@ -310,11 +317,11 @@ def sampler_method(
     fields: dict[str, Any] = {
         "summary": summary,
         "paper": paper,
-        "calls": lambda s: s.num_samples * s.num_steps * grid.calls,
-        "backward": lambda s: s.num_samples * s.num_steps * grid.backward,
+        "calls": lambda s: s.num_samples * s.num_steps * _grid_of(make).calls,
+        "backward": lambda s: s.num_samples * s.num_steps * _grid_of(make).backward,
         "needs": "prior",
         "takes": ("num_samples", "num_steps", "schedule"),
-        "settings": own,
+        "own": settings,
         **_bound(sampling, row.get("landing")),
     }
     return Method(name, **(fields | row))
