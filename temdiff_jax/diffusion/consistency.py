@@ -29,7 +29,7 @@ from temdiff_jax.inverse.quadratic import Metric, proximal_update
 
 # How much less sure than inside a guess is beside the field of view, where it is the
 # quadratic estimate, in series of wide range: OUTSIDE times from the second of these
-# largest tilts on, no less sure up to the first (docs/results.md).
+# largest tilts on, no less sure up to the first (docs/reports/results.md).
 OUTSIDE = 10.0
 OUTSIDE_FROM_DEG = (20.0, 40.0)
 # (key, guess [b, ...], variance of its error) -> sample [b, ...]

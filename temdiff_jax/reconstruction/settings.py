@@ -40,7 +40,7 @@ class Settings:
       window: Largest extent given to the network at once, voxels.
       lateral: The same across the beam, along x and y, where it is smaller; 0 for
         ``window``.  Of use to networks whose norms take their statistics over space
-        (docs/ablations.md).
+        (docs/reports/ablations.md).
       cg_iters: Conjugate-gradient steps of a consistency update.
       mean_cg_iters: The same for the one-call estimate.
       mirrors: Whether the one-call estimate is averaged over the eight mirror

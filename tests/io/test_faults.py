@@ -390,8 +390,9 @@ def test_the_format_of_the_documentation_is_one_reader_and_one_row(
 
     from temdiff_jax.io.formats import table
 
-    page = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
-    code = page.read_text().split("```python\n")[1].split("```")[0]
+    page = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+    section = page.read_text().split("\n## A file format\n")[1]
+    code = section.split("```python\n")[1].split("```")[0]
     namespace: dict = {}
     exec(code, namespace)
     row = table.Format("raw", (".raw32",), namespace["read_raw"])
