@@ -298,7 +298,7 @@ def sampler_method(
     Args:
       name: Of the row.
       make: As the functions of ``diffusion.methods``.
-      schedule: Its grid; None for that of ``make``, whose length then is the default.
+      schedule: Its noise levels by their number; None for "karras".
       numbers: Arguments of ``make`` that do not recompile.
       counts: Those that do.
       settings: Samples and steps.
@@ -354,19 +354,19 @@ def _bound(sampling: sample.Sampling, landing: int | None) -> dict[str, Any]:
 
 def _published_rows() -> list[Method]:
     """Samplers of ``diffusion.methods``, and some of them under other numbers."""
-    grids = published.SCHEDULES
-    vp, ve = grids["vp-linear"], grids["ve"]
+    grids = published.GRIDS
     volumes: dict[str, Any] = {"volume": True}
-    dolce = volumes | {"needs": "dolce", "conditional": True, "schedule": vp}
+    dolce = volumes | {"needs": "dolce", "conditional": True}
+    dolce |= {"schedule": grids["dolce"]}
     mbir = volumes | {"needs": "diffusion_mbir", "conditional": False}
     own = {
         "dolce": dolce | {"settings": Settings(num_samples=8, num_steps=40)},
-        "diffusion-mbir": mbir | {"schedule": ve, "landing": 2},
-        "dds-3d": mbir | {"schedule": vp, "landing": 0},
-        "dds": {"schedule": vp, "landing": 0},
+        "diffusion-mbir": mbir | {"schedule": grids["diffusion-mbir"], "landing": 2},
+        "dds-3d": mbir | {"landing": 0},
+        "dds": {"schedule": grids["dds"], "landing": 0},
     }
     rows = [
-        sampler_method(name, make, **own.get(name, {}))
+        sampler_method(name, make, **({"schedule": grids[name]} | own.get(name, {})))
         for name, make in published.SAMPLERS.items()
     ]
     samplers = published.SAMPLERS

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from temdiff_jax.diffusion import algebra
+from temdiff_jax.diffusion import methods as published
 from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.problem import Measurement
@@ -226,3 +227,13 @@ def test_numbers_that_a_sampler_does_not_have_are_refused():
         TABLE["dps"].with_numbers(scal=0.1)
     with pytest.raises(InputError, match="expected a published sampler, got fbp"):
         TABLE["fbp"].with_numbers(lam=0.1)
+
+
+@pytest.mark.parametrize("name", published.SAMPLERS)
+def test_a_sampler_runs_on_the_grid_of_its_paper(name):
+    data = Measurement(lambda x: x, lambda r: r, jnp.ones((2, 3)), 1.0)
+    own = published.SAMPLERS[name](lambda x, sigma: x, data).sigmas
+    row = TABLE[name]
+    assert row.settings.num_steps == len(own) - 1
+    found = row.sampling.schedule(row.settings.num_steps)
+    np.testing.assert_allclose(found, own, rtol=1e-6)

@@ -72,6 +72,17 @@ SCHEDULES: dict[str, Callable[..., jax.Array]] = {
 }
 
 
+# The grids of the samplers by their papers, ``num_steps -> sigmas``.
+GRIDS: dict[str, Callable[[int], jax.Array]] = {
+    **dict.fromkeys(SAMPLERS, schedule.vp_linear),
+    **dict.fromkeys(["flow-dps", "pnp-flow", "fmct", "efmct"], schedule.flow_uniform),
+    "proximal-ddim": schedule.karras,
+    "daps": functools.partial(schedule.karras, sigma_min=0.1),
+    "pnp-dm": unguided.annealed,
+    "diffusion-mbir": schedule.ve_geometric,
+}
+
+
 def _gradient(data: Measurement) -> algebra.Constraint:
     """One gradient step of the length of the inverse largest curvature."""
     largest = consistency.largest_curvature(data)

@@ -198,6 +198,12 @@ def daps(
     return algebra.sampler(kernel, sigmas, calls=ode_steps)
 
 
+def annealed(num_steps: int) -> jax.Array:
+    """``max(0.1, 0.9^i 10)``, then zero, ``[num_steps + 1]``: the grid of PnP-DM."""
+    levels = jnp.maximum(0.1, 10.0 * 0.9 ** jnp.arange(num_steps))
+    return jnp.append(levels, 0.0)
+
+
 def pnp_dm(
     denoise: Denoiser,
     problem: Measurement,
@@ -213,13 +219,11 @@ def pnp_dm(
     rho is the level; the second draw is an ancestral run from it.  Its stationary law
     tends to the posterior as rho and the inner step vanish, and mixes more slowly.
 
-    Default grid: ``0.9^i 10``, 100 levels, not below 0.1.
+    Default grid: ``annealed(100)``.
 
     Source: Wu et al., NeurIPS 2024, algorithm 1.
     """
-    if sigmas is None:
-        levels = jnp.maximum(0.1, 10.0 * 0.9 ** jnp.arange(100))
-        sigmas = jnp.append(levels, 0.0)
+    sigmas = annealed(100) if sigmas is None else sigmas
     draw = consistency.perturb_and_solve(problem, num_iters=num_iters)
     guess = algebra.predictor(denoise)
     return algebra.sampler(
