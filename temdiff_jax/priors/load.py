@@ -104,9 +104,11 @@ def load_prior(name: str | Path = "default") -> Prior:
             return _load(path, entry["sha256"], path.stat().st_mtime_ns)
     path = Path(name)
     if path.suffix != ".safetensors":
-        raise InputError(
-            f"prior: expected one of {sorted(registry)} or a .safetensors file, got "
-            f"{str(name)!r}; see `temdiff priors list`"
+        raise gate.bad_input(
+            "prior",
+            f"one of {sorted(registry)} or a .safetensors file",
+            repr(str(name)),
+            "see `temdiff priors list`",
         )
     gate.regular_file(path)
     return _load(path, None, path.stat().st_mtime_ns)
