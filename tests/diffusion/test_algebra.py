@@ -20,7 +20,7 @@ def gaussian(x, sigma):
 def counting(step: float) -> algebra.Constraint:
     """Adds to the guess and counts its calls."""
     return algebra.Constraint(
-        lambda: jnp.int32(0), lambda x0, sigma, n: (x0 + step * sigma, n + 1)
+        lambda x: jnp.int32(0), lambda x0, sigma, n: (x0 + step * sigma, n + 1)
     )
 
 

@@ -18,7 +18,7 @@ FORMS = ("array", "masked", "low-rank")
 # Take W = 1, masked data apart, by their papers.
 UNWEIGHTED = ("sirt", "replace-range", "none")
 UNWEIGHTED_SAMPLERS = (
-    *("ddnm", "dds", "dds-3d", "resample", "sitcom", "fmct", "efmct", "red-diff"),
+    *("ddnm", "dds", "dds-3d", "resample", "fmct", "efmct", "red-diff"),
     *("diffusion-mbir", "dolce"),
 )
 
