@@ -313,7 +313,7 @@ def test_tables_go_between_the_markers_again_and_again(tmp_path):
 
 
 def test_the_document_has_its_markers():
-    text = (peers.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    text = (peers.ROOT / "docs/reports/benchmarks.md").read_text("utf-8")
     assert 0 < text.index(projector_report.BEGIN) < text.index(projector_report.END)
 
 
