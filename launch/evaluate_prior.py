@@ -1,0 +1,288 @@
+"""What a prior that samples is worth: one table on volumes kept out of its training.
+
+    python -m launch.evaluate_prior --prior=FILE.safetensors --out=prior.md \\
+        --volume=DATA/fib25_medulla/validation_crop1_128.npz:volume --cases=10/1,60/3
+
+For each tilt scheme, of bright-stain series with 1 % noise, on the finest grid of
+``--factors``: the mean call over the quadratic estimate; the mean of the samples and one
+sample against that call (exact samples give -10 log10(1 + 1/S) and -3.01 dB); error over
+spread and share of errors within the 90 % interval of Student's t, in means over 1, 2
+and 4 voxels; correlation of spread and error; power of a sample over that of the truth,
+shell by shell, both without the mean call.  Then what the denoiser gains on its linear
+guess at each noise level.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.fft
+import scipy.stats
+from absl import app, flags
+
+from launch import program
+from temdiff_jax.diffusion import solvers, spectrum
+from temdiff_jax.errors import InputError
+from temdiff_jax.evaluation.protocol import Case, seed_for
+from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.inverse.problem import Problem
+from temdiff_jax.inverse.tikhonov import settings_for
+from temdiff_jax.io import write
+from temdiff_jax.priors import Prior, load_prior
+from temdiff_jax.projector import project
+from temdiff_jax.reconstruction import multigrid
+from temdiff_jax.reconstruction.denoiser import denoiser, frame_of
+from temdiff_jax.series import inputs
+from temdiff_jax.simulator import grey_to_stain
+
+NOISE = 0.01  # of the deviation of the tilts
+LEVELS = (0.3, 1.0, 3.0, 10.0, 30.0)
+BINS = (1, 2, 4)
+SHELLS = np.arange(0.0, 0.5, 0.0625)  # cycles a voxel
+_SOLVER = functools.partial(solvers.dpm_solver_2m, eta=1.0)
+
+
+class Drawn(NamedTuple):
+    """One series, everything in units of the residual on the finest grid.
+
+    Attributes:
+      truth, base, mean: ``[z, x, y]``: volume, quadratic estimate, mean call.
+      samples: ``[s, z, x, y]``.
+      gains: Of the denoiser over its linear guess at ``LEVELS``, dB.
+    """
+
+    truth: np.ndarray
+    base: np.ndarray
+    mean: np.ndarray
+    samples: np.ndarray
+    gains: np.ndarray
+
+
+def define_flags() -> None:
+    """Defines the flags; not on import, so that programs can be imported together."""
+    flags.DEFINE_string("prior", None, "Prior that refines a linear guess.")
+    flags.DEFINE_multi_string("volume", [], "npz file:key, uint8, heavy stain dark.")
+    flags.DEFINE_string("cases", "10/1,60/3,120/3", "Tilt schemes, range/step.")
+    flags.DEFINE_integer("size", 64, "Edge of the central cube that is used, voxels.")
+    flags.DEFINE_list("factors", ["4", "2", "1"], "Binnings, coarsest first.")
+    flags.DEFINE_list("steps", ["10", "4", "4"], "Noise levels on each grid.")
+    flags.DEFINE_float("voxel_nm", 10.0, "Voxel size of the volumes.")
+    flags.DEFINE_integer("samples", 8, "Samples of each series.")
+    flags.DEFINE_integer("seed", 0, "Of the noise and the samples.")
+    flags.DEFINE_string("out", None, "Markdown page to write; default: print it.")
+    flags.mark_flags_as_required(["prior", "volume"])
+
+
+def read_volume(name: str, size: int) -> np.ndarray:
+    """The stain of the central cube of a volume, core layout, bright where dense.
+
+    Raises:
+      InputError: No such file or key, or a volume that is too small.
+    """
+    path, _, key = name.partition(":")
+    if not Path(path).is_file():
+        raise InputError(f"--volume: expected file:key, found no file {path}")
+    with np.load(path, allow_pickle=False) as archive:
+        if key not in archive:
+            raise InputError(
+                f"--volume: expected the key {key!r} in {path}, got {sorted(archive)}"
+            )
+        volume = archive[key]
+    if volume.ndim != 3 or min(volume.shape) < size:
+        raise InputError(
+            f"--size: expected at most {min(volume.shape)} for {path}, got {size}"
+        )
+    cut = tuple(slice((n - size) // 2, (n - size) // 2 + size) for n in volume.shape)
+    return np.ascontiguousarray(np.swapaxes(grey_to_stain(volume)[cut], 1, 2))
+
+
+def simulate(truth: np.ndarray, case: Case, seed: int, voxel_nm: float) -> Problem:
+    """A noisy series of a cube that goes on as its mirror image on both sides."""
+    size = truth.shape[1]
+    geometry = TiltGeometry.from_degrees(
+        case.angles_deg, thickness=truth.shape[0], width=size, height=truth.shape[2]
+    )
+    margin = geometry.margin
+    wide = np.pad(truth, ((0, 0), (margin, margin), (0, 0)), mode="symmetric")
+    tilts = np.asarray(project(jnp.asarray(wide), geometry))
+    noise = np.random.default_rng(seed).standard_normal(tilts.shape)
+    tilts = tilts + NOISE * tilts.std() * noise.astype(np.float32)
+    problem = inputs.normalise(jnp.asarray(tilts), geometry)
+    return Problem(
+        geometry, problem.tilts, problem.precision, problem.units, voxel_nm=voxel_nm
+    )
+
+
+@functools.partial(jax.jit, static_argnames="window")
+def _denoised(prior, problem, clean, noise, sigma, *, window):
+    """Squared errors of the denoiser and of its linear guess."""
+    noisy = clean + sigma * noise
+    guess = denoiser(prior, problem, window)(noisy[None], sigma)[0]
+    law = prior.residual_scale.spectrum
+    power = law(clean.shape, problem.shown.features[None], jnp.ones(1))
+    linear, _ = spectrum.linear_guess(noisy[None], sigma[None], power)
+    return jnp.mean((guess - clean) ** 2), jnp.mean((linear[0] - clean) ** 2)
+
+
+def binned(volume: np.ndarray, factor: int) -> np.ndarray:
+    """Means over cells of the last three axes; a rest that fills none is left out."""
+    *batch, nz, nx, ny = volume.shape
+    counts = [n // factor for n in (nz, nx, ny)]
+    cut = volume[(..., *(slice(0, n * factor) for n in counts))]
+    cells = cut.reshape(*batch, *(m for n in counts for m in (n, factor)))
+    return cells.mean(axis=(-5, -3, -1))
+
+
+def draw(
+    prior: Prior,
+    truth: np.ndarray,
+    problem: Problem,
+    steps: multigrid.Steps,
+    key,
+    count,
+) -> Drawn:
+    """Mean call, samples and denoiser of one series."""
+    settings = settings_for(np.rad2deg(problem.geometry.angles_rad))
+    grids = multigrid.grids_of(problem, settings, steps.factors)
+    window = (128, 128, 128)
+    means = tuple(multigrid.mean_of(prior, grid, window=window) for grid in grids)
+    samples = multigrid.draw(
+        key,
+        prior,
+        grids,
+        means,
+        count=count,
+        steps=steps,
+        solver=_SOLVER,
+        window=window,
+    )
+    finest = grids[-1]
+    frame = frame_of(finest, prior)
+    unit = float(frame.unit * finest.units.contrast)
+    base = np.asarray(finest.to_input_units(frame.base))
+    coarse = binned(truth, steps.factors[-1])
+    clean = jnp.asarray((coarse - base) / unit)
+    noise = jax.random.normal(jax.random.fold_in(key, 1), clean.shape)
+    errors = [
+        _denoised(prior, finest, clean, noise, jnp.float32(s), window=window)
+        for s in LEVELS
+    ]
+    gains = np.array([10 * np.log10(float(b) / float(a)) for a, b in errors])
+    scaled = [np.asarray(v) / unit for v in (coarse, base, means[-1], samples)]
+    return Drawn(*scaled, gains)
+
+
+def decibel(error: np.ndarray) -> float:
+    """Of a mean square."""
+    return float(10 * np.log10(np.mean(error**2)))
+
+
+def row(drawn: Sequence[Drawn]) -> dict[str, str]:
+    """The figures of one tilt scheme, by name."""
+    truth, base, mean, samples, gains = (np.stack(part) for part in zip(*drawn))
+    count = samples.shape[1]
+    reference = decibel(truth - mean)
+    figures = {
+        "mean call over quadratic, dB": f"{decibel(truth - base) - reference:+.2f}",
+        f"mean of {count}": f"{reference - decibel(truth - samples.mean(1)):+.2f}",
+        "one sample": f"{reference - decibel(truth - samples[:, 0]):+.2f}",
+    }
+    widen = np.sqrt(1 + 1 / count)
+    quantile = scipy.stats.t.ppf(0.95, count - 1)
+    ratios, shares, correlations = [], [], []
+    for factor in BINS:
+        if min(truth.shape[1:]) < factor:
+            continue
+        cells, drawn_cells = binned(truth, factor), binned(samples, factor)
+        error = np.abs(cells - drawn_cells.mean(1))
+        spread = drawn_cells.std(1, ddof=1) * widen
+        ratios.append(np.sqrt(np.mean(error**2) / np.mean(spread**2)))
+        shares.append(np.mean(error < quantile * spread))
+        correlations.append(np.corrcoef(spread.ravel(), error.ravel())[0, 1])
+    for name, values in (
+        ("error over spread", ratios),
+        ("within 90 %", shares),
+        ("correlation", correlations),
+    ):
+        figures[f"{name}, bin 1, 2, 4"] = ", ".join(f"{v:.2f}" for v in values)
+    modes = np.sqrt(
+        sum(
+            f**2
+            for f in np.meshgrid(
+                *(np.arange(n) / (2 * n) for n in truth.shape[1:]), indexing="ij"
+            )
+        )
+    )
+    axes = (1, 2, 3)
+    one = scipy.fft.dctn(samples[:, 0] - mean, axes=axes, norm="ortho") ** 2
+    real = scipy.fft.dctn(truth - mean, axes=axes, norm="ortho") ** 2
+    shells = []
+    for low, high in zip(SHELLS, [*SHELLS[1:], 0.5]):
+        inside = (modes >= low) & (modes < high)
+        if inside.any():
+            ratio = one[:, inside].mean() / real[:, inside].mean()
+            shells.append(f"{10 * np.log10(ratio):+.1f}")
+    figures["spectrum by shell, dB"] = " ".join(shells)
+    levels = ", ".join(f"{s:g}" for s in LEVELS)
+    figures[f"denoiser over linear at {levels}, dB"] = ", ".join(
+        f"{g:+.2f}" for g in gains.mean(axis=0)
+    )
+    return figures
+
+
+def page(table: dict[str, dict[str, str]]) -> str:
+    """Figures down, tilt schemes across."""
+    names = list(next(iter(table.values())))
+    lines = ["| | " + " | ".join(table) + " |", "|---" * (1 + len(table)) + "|"]
+    lines += [
+        f"| {name} | " + " | ".join(table[case][name] for case in table) + " |"
+        for name in names
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Draws, scores, writes."""
+    given = flags.FLAGS
+    with program.refusals("evaluate_prior", argv):
+        steps = multigrid.Steps(
+            tuple(int(f) for f in given.factors), tuple(int(n) for n in given.steps)
+        )
+        if len(steps.factors) != len(steps.counts) or given.size % steps.factors[0]:
+            raise InputError(
+                f"--factors: expected as many as --steps, the first a divisor of "
+                f"{given.size}, got {list(steps.factors)} and {list(steps.counts)}"
+            )
+        prior = load_prior(given.prior)
+        if not prior.network.config.refines:
+            raise InputError(
+                "--prior: expected a network that refines a linear guess, got "
+                f"{prior.card.get('name')!r}, which has no spectrum; see "
+                "configs/sampling_prior.py"
+            )
+        volumes = {name: read_volume(name, given.size) for name in given.volume}
+        table = {}
+        for text in given.cases.split(","):
+            case = Case.from_name(text)
+            drawn = []
+            for name, truth in volumes.items():
+                seed = seed_for(given.seed, Path(name).name, text)
+                problem = simulate(truth, case, seed, given.voxel_nm)
+                key = jax.random.key(seed)
+                drawn.append(draw(prior, truth, problem, steps, key, given.samples))
+            table[text] = row(drawn)
+        text = page(table)
+        if given.out:
+            write.write_bytes(Path(given.out), text.encode(), overwrite=True)
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
