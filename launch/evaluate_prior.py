@@ -4,12 +4,12 @@
         --volume=DATA/fib25_medulla/validation_crop1_128.npz:volume --cases=10/1,60/3
 
 For each tilt scheme, of bright-stain series with 1 % noise, on the finest grid of
-``--factors``: the mean call over the quadratic estimate; the mean of the samples and one
-sample against that call (exact samples give -10 log10(1 + 1/S) and -3.01 dB); error over
-spread and share of errors within the 90 % interval of Student's t, in means over 1, 2
-and 4 voxels; correlation of spread and error; power of a sample over that of the truth,
-shell by shell, both without the mean call.  Then what the denoiser gains on its linear
-guess at each noise level.
+``--factors``: the mean call over the quadratic estimate; the mean of the samples and
+one sample against that call (exact samples give -10 log10(1 + 1/S) and -3.01 dB); error
+over spread and share of errors within the 90 % interval of Student's t, in means over
+1, 2 and 4 voxels; correlation of spread and error; power of a sample over that of the
+truth, shell by shell, both without the mean call.  Then what the denoiser gains on its
+linear guess at each noise level.
 """
 
 from __future__ import annotations
