@@ -248,7 +248,7 @@ def test_the_command_reconstructs_a_project(tmp_path, package):
     folder = tmp_path / "project"
     folder.mkdir()
     PROJECTS[package](folder, TURNED)
-    words = ["reconstruct", str(folder), "--sampler", "mean", "--thickness", str(DEPTH)]
+    words = ["reconstruct", str(folder), "--method", "mean", "--thickness", str(DEPTH)]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     (mean,) = (tmp_path / "out").glob("*_temdiff.mrc")
     volume = mrc.read_mrc(mean).data
