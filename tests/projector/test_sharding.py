@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from temdiff_jax import linear
+from temdiff_jax.inverse import cg
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import *
 from temdiff_jax.projector import kernels
@@ -199,7 +199,7 @@ def solve(rhs, geometry, normal):
         image = normal(jnp.transpose(x, back), geometry)
         return jnp.transpose(image, order) + 0.1 * x
 
-    return linear.conjugate_gradient(operator, rhs, jnp.zeros_like(rhs), num_iters=6)
+    return cg.conjugate_gradient(operator, rhs, jnp.zeros_like(rhs), num_iters=6)
 
 rhs = jnp.transpose(draw(geometry.volume_shape, 0), order)
 spec = P(*(rows[axis] for axis in order))
