@@ -286,7 +286,7 @@ def test_previews_are_middle_slices_of_the_held_out_blocks(watched, data_dir):
     # The estimate is as close to the truth as the validation says of the block.
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         saved = checkpoints.meta(2)["residual_scale"]
-    scale = loop.condition.ResidualScale(
+    scale = loop.inputs.ResidualScale(
         jnp.float32(saved["intercept"]), jnp.asarray(saved["slopes"], jnp.float32)
     )
     network = make_network(CONFIG.network)
