@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from temdiff_jax.cli.main import main
-from temdiff_jax.io import mrc
+from temdiff_jax.io.formats import mrc
 from temdiff_jax.reconstruction import api, methods
 
 
