@@ -9,19 +9,11 @@ One network for voxels of about 7 to 55 nm, told their size, around a linear gue
 the spectrum of the residual (temdiff_jax/diffusion/spectrum.py).
 """
 
+from configs.wide_prior import ERRORS
 from temdiff_jax.model import NetworkConfig
-from temdiff_jax.simulator import ErrorConfig, ImagingConfig, StainConfig
+from temdiff_jax.simulator import ImagingConfig, StainConfig
 from temdiff_jax.training.config import DataConfig, OptimConfig, Scenario, TrainConfig
 
-ERRORS = ErrorConfig(
-    shift_px=1.5,
-    tilt_deg=0.15,
-    tilt_scale=0.04,
-    rotation_deg=0.15,
-    gain=0.05,
-    offset=0.01,
-    ramp=0.03,
-)
 BOXES = tuple(f"fib25_medulla/training_more.npz:box{i}" for i in range(8))
 SOURCES = (
     *BOXES,
