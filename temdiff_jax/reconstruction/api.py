@@ -17,13 +17,8 @@ from temdiff_jax.geometry import CONVENTION
 from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.priors import Prior, load_prior, range_verdict
-from temdiff_jax.reconstruction.methods import (
-    Estimate,
-    Method,
-    check_network,
-    method_of,
-    on_host,
-)
+from temdiff_jax.reconstruction.method import Estimate, Method, on_host
+from temdiff_jax.reconstruction.methods import check_network, method_of
 from temdiff_jax.reconstruction.sample import MakeSampler
 from temdiff_jax.reconstruction.settings import (
     Rule,
@@ -387,6 +382,10 @@ def _provenance(choice: Choice, job: preparation.Job, key: jax.Array) -> dict[st
         "tilt_weights": [float(t) for t in job.trust[job.rows]],
         "intensity": job.intensity,
         "settings": settings.describe(),
+        "numbers": {
+            name: value if isinstance(value, int | float | str) else str(value)
+            for name, value in choice.method.numbers.items()
+        },
         "tikhonov": settings_for(series.angles_deg)._asdict(),
         "prior": network,
         "calibrated": False,
