@@ -1,16 +1,16 @@
 """`temdiff methods`: what can reconstruct, where it comes from, what it costs."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+
+from temdiff_jax.cli import options
 
 HALF_RANGE_DEG = 20.0
 
 
 def methods(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the table as JSON.")
-    ] = False,
+    as_json: options.Json = False,
 ) -> None:
     """List the methods: what each is, its paper, its cost, what it needs.
 

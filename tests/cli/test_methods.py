@@ -102,12 +102,17 @@ def test_one_page_one_table(series, compared, tmp_path, capsys):
     assert printed[1].split()[3] == "-"  # no spread
     names = sorted(path.name for path in out.iterdir())
     assert names == [
+        "grid_compare.html",
         "grid_compare.json",
-        "grid_compare.png",
         "grid_default.mrc",
         "grid_dps.mrc",
         "grid_fbp.mrc",
     ]
+    page = (out / "grid_compare.html").read_text()
+    # Volumes, and standard deviations of those that have one.
+    assert page.count("<img ") == page.count("data:image/png;base64,") == 2
+    assert "One call of the network and one pull to the tilts" in page
+    assert "--methods fbp,default,dps" in page
     rows = json.loads((out / "grid_compare.json").read_text())["methods"]
     assert [row["calls"] for row in rows] == [0, 8 + 10, 10]
     assert mrc.read_mrc(out / "grid_dps.mrc").data.max() == 2.0
@@ -146,5 +151,5 @@ def test_inputs_are_never_overwritten(series, compared, tmp_path, capsys):
     out = tmp_path / "r"
     assert main(words(series, out)) == 0
     assert main(words(series, out)) == 2
-    assert "grid_compare.png" in capsys.readouterr().err
+    assert "grid_compare.html" in capsys.readouterr().err
     assert main(words(series, out, "--overwrite")) == 0
