@@ -31,7 +31,7 @@ from temdiff_jax.errors import InputError, check_known
 from temdiff_jax.inverse.problem import Measurement, Problem
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.priors import Prior
-from temdiff_jax.reconstruction import estimate, sample
+from temdiff_jax.reconstruction import estimate, multigrid, sample
 from temdiff_jax.reconstruction.settings import Schedule, Settings
 
 # Called with the steps done, of those that ``Method.steps`` counts, and a message.
@@ -222,7 +222,20 @@ def _collect(
     return Estimate(wide, samples.mean(axis=0), samples)
 
 
+def _coarse_to_fine(key, problem, prior, settings, report) -> Estimate:
+    """Samples of a prior that refines a linear guess, and their mean."""
+    groups = multigrid.draw_groups(key, prior, problem, settings, report)
+    samples = np.concatenate(list(groups))
+    volume, estimate_here = samples.mean(axis=0), problem.shown.tikhonov
+    normalised = (volume - problem.units.mean) / problem.units.contrast
+    inside = normalised - problem.geometry.crop(estimate_here)
+    wide = estimate_here + problem.geometry.pad_lateral(inside)
+    return Estimate(wide, volume, samples)
+
+
 def _posterior(key, problem, prior, settings, report) -> Estimate:
+    if prior.network.config.refines:
+        return _coarse_to_fine(key, problem, prior, settings, report)
     sampling = sample.residual_sampling(prior, settings)
     return _collect(key, problem, prior, sampling, report)
 
