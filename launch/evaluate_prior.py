@@ -8,8 +8,12 @@ For each tilt scheme, of bright-stain series with 1 % noise, on the finest grid 
 one sample against that call (exact samples give -10 log10(1 + 1/S) and -3.01 dB); error
 over spread and share of errors within the 90 % interval of Student's t, in means over
 1, 2 and 4 voxels; correlation of spread and error; power of a sample over that of the
-truth, shell by shell, both without the mean call.  Then what the denoiser gains on its
-linear guess at each noise level.
+truth, shell by shell, both without the mean call; sliced Wasserstein distance of
+samples from the volumes over that between the volumes; what the denoiser gains on its
+linear guess at each noise level.  Then the same distance, and the spectrum, of samples
+drawn without tilts on each coarser grid.  The picture beside the page shows truth, mean
+call, samples, spread and error of every case, and samples without tilts beside real
+blocks.
 """
 
 from __future__ import annotations
@@ -27,9 +31,11 @@ import scipy.stats
 from absl import app, flags
 
 from launch import program
-from temdiff_jax.diffusion import solvers, spectrum
+from temdiff_jax.diffusion import algebra, schedule, solvers, spectrum
 from temdiff_jax.errors import InputError
+from temdiff_jax.evaluation import sliced
 from temdiff_jax.evaluation.protocol import Case, seed_for
+from temdiff_jax.evaluation.sliced import binned
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.tikhonov import settings_for
@@ -37,7 +43,8 @@ from temdiff_jax.io import write
 from temdiff_jax.priors import Prior, load_prior
 from temdiff_jax.projector import project
 from temdiff_jax.reconstruction import multigrid
-from temdiff_jax.reconstruction.denoiser import denoiser, frame_of
+from temdiff_jax.reconstruction.denoiser import denoiser, frame_of, unconditional
+from temdiff_jax.report import gallery
 from temdiff_jax.series import inputs
 from temdiff_jax.simulator import grey_to_stain
 
@@ -46,6 +53,7 @@ LEVELS = (0.3, 1.0, 3.0, 10.0, 30.0)
 BINS = (1, 2, 4)
 SHELLS = np.arange(0.0, 0.5, 0.0625)  # cycles a voxel
 _SOLVER = functools.partial(solvers.dpm_solver_2m, eta=1.0)
+FREE_STEPS = 24  # of samples without tilts
 
 
 class Drawn(NamedTuple):
@@ -75,7 +83,7 @@ def define_flags() -> None:
     flags.DEFINE_float("voxel_nm", 10.0, "Voxel size of the volumes.")
     flags.DEFINE_integer("samples", 8, "Samples of each series.")
     flags.DEFINE_integer("seed", 0, "Of the noise and the samples.")
-    flags.DEFINE_string("out", None, "Markdown page to write; default: print it.")
+    flags.DEFINE_string("out", None, "Markdown page to write, and its picture.")
     flags.mark_flags_as_required(["prior", "volume"])
 
 
@@ -130,15 +138,6 @@ def _denoised(prior, problem, clean, noise, sigma, *, window):
     return jnp.mean((guess - clean) ** 2), jnp.mean((linear[0] - clean) ** 2)
 
 
-def binned(volume: np.ndarray, factor: int) -> np.ndarray:
-    """Means over cells of the last three axes; a rest that fills none is left out."""
-    *batch, nz, nx, ny = volume.shape
-    counts = [n // factor for n in (nz, nx, ny)]
-    cut = volume[(..., *(slice(0, n * factor) for n in counts))]
-    cells = cut.reshape(*batch, *(m for n in counts for m in (n, factor)))
-    return cells.mean(axis=(-5, -3, -1))
-
-
 def draw(
     prior: Prior,
     truth: np.ndarray,
@@ -178,6 +177,60 @@ def draw(
     return Drawn(*scaled, gains)
 
 
+@functools.partial(jax.jit, static_argnames=("shape", "count"))
+def draw_free(
+    key: jax.Array,
+    prior: Prior,
+    voxel_nm: float,
+    *,
+    shape: tuple[int, int, int],
+    count: int,
+) -> jax.Array:
+    """``count`` specimens ``[count, z, x, y]`` of unit variance, without tilts."""
+    guess = algebra.predictor(unconditional(prior, voxel_nm))
+    sigmas = schedule.karras(
+        FREE_STEPS, sigma_max=spectrum.SIGMA_HIGH, sigma_min=multigrid.SIGMA_LAST
+    )
+    start, steps = jax.random.split(key)
+    x = sigmas[0] * jax.random.normal(start, (count, *shape))
+    return algebra.run(_SOLVER(guess), steps, x, sigmas)[0].x
+
+
+def _standard(volumes: np.ndarray) -> np.ndarray:
+    """Mean 0 and deviation 1 over all of them."""
+    return (volumes - volumes.mean()) / volumes.std()
+
+
+def _shells(one: np.ndarray, real: np.ndarray) -> str:
+    """Power of one set of volumes over that of another by frequency, dB."""
+    modes = np.sqrt(
+        sum(
+            f**2
+            for f in np.meshgrid(
+                *(np.arange(n) / (2 * n) for n in real.shape[1:]), indexing="ij"
+            )
+        )
+    )
+    axes, shells = (1, 2, 3), []
+    above, below = (
+        np.mean(scipy.fft.dctn(v, axes=axes, norm="ortho") ** 2, axis=0)
+        for v in (one, real)
+    )
+    for low, high in zip(SHELLS, [*SHELLS[1:], 0.5]):
+        inside = (modes >= low) & (modes < high)
+        if inside.any():
+            ratio = above[inside].mean() / below[inside].mean()
+            shells.append(f"{10 * np.log10(ratio):+.1f}")
+    return " ".join(shells)
+
+
+def _ratios(drawn: np.ndarray, real: Sequence[np.ndarray]) -> str:
+    """Relative sliced Wasserstein distances, or what is missing."""
+    if len(real) < 2:
+        return "needs two volumes"
+    return ", ".join(f"{v:.2f}" for v in sliced.relative(drawn, real))
+
+
 def decibel(error: np.ndarray) -> float:
     """Of a mean square."""
     return float(10 * np.log10(np.mean(error**2)))
@@ -211,29 +264,29 @@ def row(drawn: Sequence[Drawn]) -> dict[str, str]:
         ("correlation", correlations),
     ):
         figures[f"{name}, bin 1, 2, 4"] = ", ".join(f"{v:.2f}" for v in values)
-    modes = np.sqrt(
-        sum(
-            f**2
-            for f in np.meshgrid(
-                *(np.arange(n) / (2 * n) for n in truth.shape[1:]), indexing="ij"
-            )
-        )
-    )
-    axes = (1, 2, 3)
-    one = scipy.fft.dctn(samples[:, 0] - mean, axes=axes, norm="ortho") ** 2
-    real = scipy.fft.dctn(truth - mean, axes=axes, norm="ortho") ** 2
-    shells = []
-    for low, high in zip(SHELLS, [*SHELLS[1:], 0.5]):
-        inside = (modes >= low) & (modes < high)
-        if inside.any():
-            ratio = one[:, inside].mean() / real[:, inside].mean()
-            shells.append(f"{10 * np.log10(ratio):+.1f}")
-    figures["spectrum by shell, dB"] = " ".join(shells)
+    figures["spectrum by shell, dB"] = _shells(samples[:, 0] - mean, truth - mean)
+    figures["sliced Wasserstein over real, bin 1, 2, 4"] = _ratios(samples[:, 0], truth)
     levels = ", ".join(f"{s:g}" for s in LEVELS)
     figures[f"denoiser over linear at {levels}, dB"] = ", ".join(
         f"{g:+.2f}" for g in gains.mean(axis=0)
     )
     return figures
+
+
+def rows_of(name: str, drawn: Drawn) -> dict[str, list[np.ndarray]]:
+    """Pictures of one series: central slices along the beam, across y."""
+    middle = drawn.truth.shape[2] // 2
+    spread = drawn.samples.std(axis=0, ddof=1)
+    error = np.abs(drawn.truth - drawn.samples.mean(axis=0))
+    volumes = [drawn.truth, drawn.base, drawn.mean, *drawn.samples[:2]]
+    return {
+        f"{name}: truth, quadratic estimate, mean call, two samples": [
+            v[:, :, middle] for v in volumes
+        ],
+        f"{name}: spread of the samples, error of their mean": [
+            v[:, :, middle] for v in (spread, error)
+        ],
+    }
 
 
 def page(table: dict[str, dict[str, str]]) -> str:
@@ -267,7 +320,7 @@ def main(argv: Sequence[str]) -> None:
                 "configs/sampling_prior.py"
             )
         volumes = {name: read_volume(name, given.size) for name in given.volume}
-        table = {}
+        table, pictures = {}, {}
         for text in given.cases.split(","):
             case = Case.from_name(text)
             drawn = []
@@ -277,9 +330,35 @@ def main(argv: Sequence[str]) -> None:
                 key = jax.random.key(seed)
                 drawn.append(draw(prior, truth, problem, steps, key, given.samples))
             table[text] = row(drawn)
-        text = page(table)
+            pictures |= rows_of(text, drawn[0])
+        free = {}
+        for factor in [f for f in steps.factors if f > 1] or steps.factors:
+            real = _standard(
+                np.stack([binned(truth, factor) for truth in volumes.values()])
+            )
+            size = factor * given.voxel_nm
+            samples = draw_free(
+                jax.random.key(given.seed),
+                prior,
+                size,
+                shape=real.shape[1:],
+                count=given.samples,
+            )
+            samples = _standard(np.asarray(samples))
+            free[f"{size:g} nm"] = {
+                "spectrum by shell, dB": _shells(samples, real),
+                "sliced Wasserstein over real, bin 1, 2, 4": _ratios(samples, real),
+            }
+            middle = real.shape[3] // 2
+            for name, found in (("no tilts, samples", samples), ("real", real)):
+                pictures[f"{name}, {size:g} nm"] = [v[..., middle] for v in found[:5]]
+        text = page(table) + "\nWithout tilts:\n\n" + page(free)
         if given.out:
             write.write_bytes(Path(given.out), text.encode(), overwrite=True)
+            picture = Path(given.out).with_suffix(".png")
+            gallery.write_gallery(
+                picture, pictures, title="Samples of the prior", overwrite=True
+            )
         print(text, end="")
 
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from temdiff_jax.diffusion import parameterisation, spectrum
-from temdiff_jax.inverse.problem import Frame, Problem
-from temdiff_jax.model import Condition
+from temdiff_jax.inverse.problem import UNIT_NM, Frame, Problem
+from temdiff_jax.model import NUM_FEATURES, Condition
 from temdiff_jax.priors import Prior
 from temdiff_jax.reconstruction import tiling
 
@@ -65,6 +65,37 @@ def denoiser(
         return tiling.apply_windowed(
             one_window, fields, window=window, multiple=network.config.multiple
         )
+
+    return apply
+
+
+def unconditional(
+    prior: Prior, voxel_nm: jax.Array | float
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """``(x, sigma) -> x0`` of specimens of unit variance that no tilts show.
+
+    Args:
+      prior: A network that refines a linear guess.
+      voxel_nm: Voxel size of what is drawn.
+
+    Returns:
+      A denoiser of x ``[b, z, x, y]``, extents multiples of the network's.
+    """
+    network, params = prior.network, prior.params
+    law = prior.residual_scale.spectrum
+
+    def apply(x, sigma):
+        batch = x.shape[0]
+        size = jnp.log(jnp.float32(voxel_nm) / UNIT_NM)
+        features = jnp.zeros((batch, NUM_FEATURES)).at[:, -1].set(size)
+        nothing, absent = jnp.zeros_like(x), jnp.zeros(batch)
+        here = Condition(nothing, nothing, features, absent)
+
+        def answer(scaled, level, guess):
+            return network.apply(params, scaled, level, here._replace(guess=guess))
+
+        power = law(x.shape[1:], features, absent)
+        return spectrum.denoise(answer, x, jnp.full((batch,), sigma), power)
 
     return apply
 

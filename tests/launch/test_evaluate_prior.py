@@ -77,6 +77,17 @@ def test_a_network_that_answers_nothing_is_its_linear_guess(truth, problem):
     np.testing.assert_array_equal(again.samples, drawn.samples)
 
 
+def test_samples_without_tilts_have_the_power_of_the_card():
+    """White, of unit variance, as the spectrum of the tiny prior says."""
+    drawn = evaluate_prior.draw_free(
+        jax.random.key(0), tiny_prior(), 20.0, shape=(16, 16, 16), count=4
+    )
+    assert drawn.shape == (4, 16, 16, 16)
+    np.testing.assert_allclose(np.std(drawn), 1.0, rtol=0.06)
+    neighbours = np.mean(np.asarray(drawn[:, 1:] * drawn[:, :-1]))
+    assert abs(neighbours) < 0.05
+
+
 def test_figures_of_exact_samples():
     """Truth and samples of one law: everything is as the theory has it."""
     rng = np.random.default_rng(1)
