@@ -417,7 +417,9 @@ def _cut(config: TrainConfig, blocks: list[Block], step: int) -> Batch:
 def _means(history: list[list[float]]) -> dict[str, float]:
     """Means of the metrics by name; rejected steps leave them, and are counted."""
     accepted = [row for row in history if row[ACCEPTED]]
-    means = np.mean(accepted or history, axis=0)
+    rows = np.asarray(accepted or history)
+    known = ~np.isnan(rows)
+    means = np.sum(np.where(known, rows, 0.0), axis=0) / known.sum(axis=0).clip(1)
     values = dict(zip(Metrics._fields, map(float, means)))
     del values["accepted"]
     return values | {"rejected": float(len(history) - len(accepted))}
