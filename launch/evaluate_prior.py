@@ -81,6 +81,9 @@ def define_flags() -> None:
     flags.DEFINE_list("factors", ["4", "2", "1"], "Binnings, coarsest first.")
     flags.DEFINE_list("steps", ["10", "4", "4"], "Noise levels on each grid.")
     flags.DEFINE_float("voxel_nm", 10.0, "Voxel size of the volumes.")
+    flags.DEFINE_integer(
+        "cg_iters", 0, "Of the projection update in every step of every grid; 0: none."
+    )
     flags.DEFINE_integer("samples", 8, "Samples of each series.")
     flags.DEFINE_integer("seed", 0, "Of the noise and the samples.")
     flags.DEFINE_string("out", None, "Markdown page to write, and its picture.")
@@ -145,6 +148,7 @@ def draw(
     steps: multigrid.Steps,
     key,
     count,
+    pull: multigrid.Pull = multigrid.NO_PULL,
 ) -> Drawn:
     """Mean call, samples and denoiser of one series."""
     settings = settings_for(np.rad2deg(problem.geometry.angles_rad))
@@ -160,6 +164,7 @@ def draw(
         steps=steps,
         solver=_SOLVER,
         window=window,
+        pull=pull,
     )
     finest = grids[-1]
     frame = frame_of(finest, prior)
@@ -321,6 +326,7 @@ def main(argv: Sequence[str]) -> None:
             )
         volumes = {name: read_volume(name, given.size) for name in given.volume}
         table, pictures = {}, {}
+        pull = multigrid.Pull(None, given.cg_iters, spectrum.SIGMA_HIGH)
         for text in given.cases.split(","):
             case = Case.from_name(text)
             drawn = []
@@ -328,7 +334,8 @@ def main(argv: Sequence[str]) -> None:
                 seed = seed_for(given.seed, Path(name).name, text)
                 problem = simulate(truth, case, seed, given.voxel_nm)
                 key = jax.random.key(seed)
-                drawn.append(draw(prior, truth, problem, steps, key, given.samples))
+                numbers = (steps, key, given.samples, pull)
+                drawn.append(draw(prior, truth, problem, *numbers))
             table[text] = row(drawn)
             pictures |= rows_of(text, drawn[0])
         free = {}
