@@ -42,8 +42,9 @@ from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.io import write
 from temdiff_jax.priors import Prior, load_prior
 from temdiff_jax.projector import project
-from temdiff_jax.reconstruction import multigrid
+from temdiff_jax.reconstruction import methods, multigrid
 from temdiff_jax.reconstruction.denoiser import denoiser, frame_of, unconditional
+from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.report import gallery
 from temdiff_jax.series import inputs
 from temdiff_jax.simulator import grey_to_stain
@@ -74,7 +75,7 @@ class Drawn(NamedTuple):
 
 def define_flags() -> None:
     """Defines the flags; not on import, so that programs can be imported together."""
-    flags.DEFINE_string("prior", None, "Prior that refines a linear guess.")
+    flags.DEFINE_string("prior", None, "Name or file of the prior.")
     flags.DEFINE_multi_string("volume", [], "npz file:key, uint8, heavy stain dark.")
     flags.DEFINE_string("cases", "10/1,60/3,120/3", "Tilt schemes, range/step.")
     flags.DEFINE_integer("size", 64, "Edge of the central cube that is used, voxels.")
@@ -151,6 +152,8 @@ def draw(
     pull: multigrid.Pull = multigrid.NO_PULL,
 ) -> Drawn:
     """Mean call, samples and denoiser of one series."""
+    if not prior.network.config.refines:
+        return _draw_on_one_grid(prior, truth, problem, key, count)
     settings = settings_for(np.rad2deg(problem.geometry.angles_rad))
     grids = multigrid.grids_of(problem, settings, steps.factors)
     window = (128, 128, 128)
@@ -180,6 +183,20 @@ def draw(
     gains = np.array([10 * np.log10(float(b) / float(a)) for a, b in errors])
     scaled = [np.asarray(v) / unit for v in (coarse, base, means[-1], samples)]
     return Drawn(*scaled, gains)
+
+
+def _draw_on_one_grid(prior, truth, problem, key, count) -> Drawn:
+    """As the default method does it for a prior without a linear guess."""
+    settings = settings_for(np.rad2deg(problem.geometry.angles_rad))
+    ready = inputs.with_inputs(problem, settings)
+    choice = Settings(num_samples=count, mirrors=False)
+    method = methods.table()["default"]
+    found = method.run(key, ready, prior, choice, lambda done, text: None)
+    assert found.samples is not None
+    unit = float(frame_of(ready, prior).unit * ready.units.contrast)
+    base = ready.to_input_units(ready.shown.tikhonov)
+    scaled = [np.asarray(v) / unit for v in (truth, base, found.volume, found.samples)]
+    return Drawn(*scaled, np.full(len(LEVELS), np.nan))
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "count"))
@@ -241,6 +258,12 @@ def decibel(error: np.ndarray) -> float:
     return float(10 * np.log10(np.mean(error**2)))
 
 
+def _gain(truth: np.ndarray, base: np.ndarray, mean: np.ndarray, factor: int) -> float:
+    """Of one estimate on another over cells, dB."""
+    cells, below, above = (binned(v, factor) for v in (truth, base, mean))
+    return decibel(cells - below) - decibel(cells - above)
+
+
 def row(drawn: Sequence[Drawn]) -> dict[str, str]:
     """The figures of one tilt scheme, by name."""
     truth, base, mean, samples, gains = (np.stack(part) for part in zip(*drawn))
@@ -248,6 +271,7 @@ def row(drawn: Sequence[Drawn]) -> dict[str, str]:
     reference = decibel(truth - mean)
     figures = {
         "mean call over quadratic, dB": f"{decibel(truth - base) - reference:+.2f}",
+        "the same, bin 2": f"{_gain(truth, base, mean, 2):+.2f}",
         f"mean of {count}": f"{reference - decibel(truth - samples.mean(1)):+.2f}",
         "one sample": f"{reference - decibel(truth - samples[:, 0]):+.2f}",
     }
@@ -318,11 +342,12 @@ def main(argv: Sequence[str]) -> None:
                 f"{given.size}, got {list(steps.factors)} and {list(steps.counts)}"
             )
         prior = load_prior(given.prior)
-        if not prior.network.config.refines:
+        refines = prior.network.config.refines
+        if not refines and steps.factors != (1,):
             raise InputError(
-                "--prior: expected a network that refines a linear guess, got "
-                f"{prior.card.get('name')!r}, which has no spectrum; see "
-                "configs/sampling_prior.py"
+                f"--factors: expected 1 alone (and --steps=8) for "
+                f"{prior.card.get('name')!r}, which samples on one grid, got "
+                f"{list(steps.factors)}"
             )
         volumes = {name: read_volume(name, given.size) for name in given.volume}
         table, pictures = {}, {}
@@ -339,7 +364,7 @@ def main(argv: Sequence[str]) -> None:
             table[text] = row(drawn)
             pictures |= rows_of(text, drawn[0])
         free = {}
-        for factor in [f for f in steps.factors if f > 1] or steps.factors:
+        for factor in [f for f in steps.factors if refines and f > 1]:
             real = _standard(
                 np.stack([binned(truth, factor) for truth in volumes.values()])
             )
@@ -359,7 +384,9 @@ def main(argv: Sequence[str]) -> None:
             middle = real.shape[3] // 2
             for name, found in (("no tilts, samples", samples), ("real", real)):
                 pictures[f"{name}, {size:g} nm"] = [v[..., middle] for v in found[:5]]
-        text = page(table) + "\nWithout tilts:\n\n" + page(free)
+        text = page(table)
+        if free:
+            text += "\nWithout tilts:\n\n" + page(free)
         if given.out:
             write.write_bytes(Path(given.out), text.encode(), overwrite=True)
             picture = Path(given.out).with_suffix(".png")
