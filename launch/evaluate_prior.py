@@ -43,7 +43,12 @@ from temdiff_jax.io import write
 from temdiff_jax.priors import Prior, load_prior
 from temdiff_jax.projector import project
 from temdiff_jax.reconstruction import methods, multigrid
-from temdiff_jax.reconstruction.denoiser import denoiser, frame_of, unconditional
+from temdiff_jax.reconstruction.denoiser import (
+    denoiser,
+    frame_of,
+    spread_of_guess,
+    unconditional,
+)
 from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.report import gallery
 from temdiff_jax.series import inputs
@@ -64,6 +69,8 @@ class Drawn(NamedTuple):
       truth, base, mean: ``[z, x, y]``: volume, quadratic estimate, mean call.
       samples: ``[s, z, x, y]``.
       gains: Of the denoiser over its linear guess at ``LEVELS``, dB.
+      spread: Of the error of the mean call by the network's own head, ``[z, x, y]``;
+        NaN without one.
     """
 
     truth: np.ndarray
@@ -71,6 +78,7 @@ class Drawn(NamedTuple):
     mean: np.ndarray
     samples: np.ndarray
     gains: np.ndarray
+    spread: np.ndarray
 
 
 def define_flags() -> None:
@@ -142,6 +150,16 @@ def _denoised(prior, problem, clean, noise, sigma, *, window):
     return jnp.mean((guess - clean) ** 2), jnp.mean((linear[0] - clean) ** 2)
 
 
+@functools.partial(jax.jit, static_argnames="window")
+def _head(prior, problem, *, window):
+    """Standard deviation of the error of the mean call, ``[z, x, y]``."""
+    zeros = jnp.zeros((1, *problem.field_of_view))
+    if not prior.network.config.log_variance:
+        return jnp.full(zeros.shape[1:], jnp.nan)
+    head = spread_of_guess(prior, problem, window)
+    return head(zeros, jnp.float32(prior.sigma_mean))[0]
+
+
 def draw(
     prior: Prior,
     truth: np.ndarray,
@@ -182,7 +200,7 @@ def draw(
     ]
     gains = np.array([10 * np.log10(float(b) / float(a)) for a, b in errors])
     scaled = [np.asarray(v) / unit for v in (coarse, base, means[-1], samples)]
-    return Drawn(*scaled, gains)
+    return Drawn(*scaled, gains, np.asarray(_head(prior, finest, window=window)))
 
 
 def _draw_on_one_grid(prior, truth, problem, key, count) -> Drawn:
@@ -196,7 +214,8 @@ def _draw_on_one_grid(prior, truth, problem, key, count) -> Drawn:
     unit = float(frame_of(ready, prior).unit * ready.units.contrast)
     base = ready.to_input_units(ready.shown.tikhonov)
     scaled = [np.asarray(v) / unit for v in (truth, base, found.volume, found.samples)]
-    return Drawn(*scaled, np.full(len(LEVELS), np.nan))
+    nothing = np.full(truth.shape, np.nan)
+    return Drawn(*scaled, np.full(len(LEVELS), np.nan), nothing)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "count"))
@@ -266,7 +285,7 @@ def _gain(truth: np.ndarray, base: np.ndarray, mean: np.ndarray, factor: int) ->
 
 def row(drawn: Sequence[Drawn]) -> dict[str, str]:
     """The figures of one tilt scheme, by name."""
-    truth, base, mean, samples, gains = (np.stack(part) for part in zip(*drawn))
+    truth, base, mean, samples, gains, head = map(np.stack, zip(*drawn))
     count = samples.shape[1]
     reference = decibel(truth - mean)
     figures = {
@@ -293,6 +312,14 @@ def row(drawn: Sequence[Drawn]) -> dict[str, str]:
         ("correlation", correlations),
     ):
         figures[f"{name}, bin 1, 2, 4"] = ", ".join(f"{v:.2f}" for v in values)
+    error = np.abs(truth - mean)
+    # A head without contrast, such as an untrained one, has no correlation.
+    alike = np.corrcoef(head.ravel(), error.ravel())[0, 1] if np.ptp(head) else 0.0
+    figures["head of the mean call: error over spread, within 90 %, correlation"] = (
+        f"{np.sqrt(np.mean(error**2) / np.mean(head**2)):.2f}, "
+        f"{np.mean(error < scipy.stats.norm.ppf(0.95) * head):.2f}, "
+        f"{alike:.2f}"
+    )
     figures["spectrum by shell, dB"] = _shells(samples[:, 0] - mean, truth - mean)
     figures["sliced Wasserstein over real, bin 1, 2, 4"] = _ratios(samples[:, 0], truth)
     levels = ", ".join(f"{s:g}" for s in LEVELS)
