@@ -8,8 +8,12 @@ For each tilt scheme, of bright-stain series with 1 % noise, on the finest grid 
 one sample against that call (exact samples give -10 log10(1 + 1/S) and -3.01 dB); error
 over spread and share of errors within the 90 % interval of Student's t, in means over
 1, 2 and 4 voxels; correlation of spread and error; power of a sample over that of the
-truth, shell by shell, both without the mean call.  Then what the denoiser gains on its
-linear guess at each noise level.
+truth, shell by shell, both without the mean call; sliced Wasserstein distance of
+samples from the volumes over that between the volumes; what the denoiser gains on its
+linear guess at each noise level.  Then the same distance, and the spectrum, of samples
+drawn without tilts on each coarser grid.  The picture beside the page shows truth, mean
+call, samples, spread and error of every case, and samples without tilts beside real
+blocks.
 """
 
 from __future__ import annotations
@@ -27,17 +31,26 @@ import scipy.stats
 from absl import app, flags
 
 from launch import program
-from temdiff_jax.diffusion import solvers, spectrum
+from temdiff_jax.diffusion import algebra, schedule, solvers, spectrum
 from temdiff_jax.errors import InputError
+from temdiff_jax.evaluation import sliced
 from temdiff_jax.evaluation.protocol import Case, seed_for
+from temdiff_jax.evaluation.sliced import binned
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.io import write
 from temdiff_jax.priors import Prior, load_prior
 from temdiff_jax.projector import project
-from temdiff_jax.reconstruction import multigrid
-from temdiff_jax.reconstruction.denoiser import denoiser, frame_of
+from temdiff_jax.reconstruction import methods, multigrid
+from temdiff_jax.reconstruction.denoiser import (
+    denoiser,
+    frame_of,
+    spread_of_guess,
+    unconditional,
+)
+from temdiff_jax.reconstruction.settings import Settings
+from temdiff_jax.report import gallery
 from temdiff_jax.series import inputs
 from temdiff_jax.simulator import grey_to_stain
 
@@ -46,6 +59,7 @@ LEVELS = (0.3, 1.0, 3.0, 10.0, 30.0)
 BINS = (1, 2, 4)
 SHELLS = np.arange(0.0, 0.5, 0.0625)  # cycles a voxel
 _SOLVER = functools.partial(solvers.dpm_solver_2m, eta=1.0)
+FREE_STEPS = 24  # of samples without tilts
 
 
 class Drawn(NamedTuple):
@@ -55,6 +69,8 @@ class Drawn(NamedTuple):
       truth, base, mean: ``[z, x, y]``: volume, quadratic estimate, mean call.
       samples: ``[s, z, x, y]``.
       gains: Of the denoiser over its linear guess at ``LEVELS``, dB.
+      spread: Of the error of the mean call by the network's own head, ``[z, x, y]``;
+        NaN without one.
     """
 
     truth: np.ndarray
@@ -62,20 +78,24 @@ class Drawn(NamedTuple):
     mean: np.ndarray
     samples: np.ndarray
     gains: np.ndarray
+    spread: np.ndarray
 
 
 def define_flags() -> None:
     """Defines the flags; not on import, so that programs can be imported together."""
-    flags.DEFINE_string("prior", None, "Prior that refines a linear guess.")
+    flags.DEFINE_string("prior", None, "Name or file of the prior.")
     flags.DEFINE_multi_string("volume", [], "npz file:key, uint8, heavy stain dark.")
     flags.DEFINE_string("cases", "10/1,60/3,120/3", "Tilt schemes, range/step.")
     flags.DEFINE_integer("size", 64, "Edge of the central cube that is used, voxels.")
     flags.DEFINE_list("factors", ["4", "2", "1"], "Binnings, coarsest first.")
     flags.DEFINE_list("steps", ["10", "4", "4"], "Noise levels on each grid.")
     flags.DEFINE_float("voxel_nm", 10.0, "Voxel size of the volumes.")
+    flags.DEFINE_integer(
+        "cg_iters", 0, "Of the projection update in every step of every grid; 0: none."
+    )
     flags.DEFINE_integer("samples", 8, "Samples of each series.")
     flags.DEFINE_integer("seed", 0, "Of the noise and the samples.")
-    flags.DEFINE_string("out", None, "Markdown page to write; default: print it.")
+    flags.DEFINE_string("out", None, "Markdown page to write, and its picture.")
     flags.mark_flags_as_required(["prior", "volume"])
 
 
@@ -130,13 +150,14 @@ def _denoised(prior, problem, clean, noise, sigma, *, window):
     return jnp.mean((guess - clean) ** 2), jnp.mean((linear[0] - clean) ** 2)
 
 
-def binned(volume: np.ndarray, factor: int) -> np.ndarray:
-    """Means over cells of the last three axes; a rest that fills none is left out."""
-    *batch, nz, nx, ny = volume.shape
-    counts = [n // factor for n in (nz, nx, ny)]
-    cut = volume[(..., *(slice(0, n * factor) for n in counts))]
-    cells = cut.reshape(*batch, *(m for n in counts for m in (n, factor)))
-    return cells.mean(axis=(-5, -3, -1))
+@functools.partial(jax.jit, static_argnames="window")
+def _head(prior, problem, *, window):
+    """Standard deviation of the error of the mean call, ``[z, x, y]``."""
+    zeros = jnp.zeros((1, *problem.field_of_view))
+    if not prior.network.config.log_variance:
+        return jnp.full(zeros.shape[1:], jnp.nan)
+    head = spread_of_guess(prior, problem, window)
+    return head(zeros, jnp.float32(prior.sigma_mean))[0]
 
 
 def draw(
@@ -146,8 +167,11 @@ def draw(
     steps: multigrid.Steps,
     key,
     count,
+    pull: multigrid.Pull = multigrid.NO_PULL,
 ) -> Drawn:
     """Mean call, samples and denoiser of one series."""
+    if not prior.network.config.refines:
+        return _draw_on_one_grid(prior, truth, problem, key, count)
     settings = settings_for(np.rad2deg(problem.geometry.angles_rad))
     grids = multigrid.grids_of(problem, settings, steps.factors)
     window = (128, 128, 128)
@@ -161,6 +185,7 @@ def draw(
         steps=steps,
         solver=_SOLVER,
         window=window,
+        pull=pull,
     )
     finest = grids[-1]
     frame = frame_of(finest, prior)
@@ -175,7 +200,76 @@ def draw(
     ]
     gains = np.array([10 * np.log10(float(b) / float(a)) for a, b in errors])
     scaled = [np.asarray(v) / unit for v in (coarse, base, means[-1], samples)]
-    return Drawn(*scaled, gains)
+    return Drawn(*scaled, gains, np.asarray(_head(prior, finest, window=window)))
+
+
+def _draw_on_one_grid(prior, truth, problem, key, count) -> Drawn:
+    """As the default method does it for a prior without a linear guess."""
+    settings = settings_for(np.rad2deg(problem.geometry.angles_rad))
+    ready = inputs.with_inputs(problem, settings)
+    choice = Settings(num_samples=count, mirrors=False)
+    method = methods.table()["default"]
+    found = method.run(key, ready, prior, choice, lambda done, text: None)
+    assert found.samples is not None
+    unit = float(frame_of(ready, prior).unit * ready.units.contrast)
+    base = ready.to_input_units(ready.shown.tikhonov)
+    scaled = [np.asarray(v) / unit for v in (truth, base, found.volume, found.samples)]
+    nothing = np.full(truth.shape, np.nan)
+    return Drawn(*scaled, np.full(len(LEVELS), np.nan), nothing)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "count"))
+def draw_free(
+    key: jax.Array,
+    prior: Prior,
+    voxel_nm: float,
+    *,
+    shape: tuple[int, int, int],
+    count: int,
+) -> jax.Array:
+    """``count`` specimens ``[count, z, x, y]`` of unit variance, without tilts."""
+    guess = algebra.predictor(unconditional(prior, voxel_nm))
+    sigmas = schedule.karras(
+        FREE_STEPS, sigma_max=spectrum.SIGMA_HIGH, sigma_min=multigrid.SIGMA_LAST
+    )
+    start, steps = jax.random.split(key)
+    x = sigmas[0] * jax.random.normal(start, (count, *shape))
+    return algebra.run(_SOLVER(guess), steps, x, sigmas)[0].x
+
+
+def _standard(volumes: np.ndarray) -> np.ndarray:
+    """Mean 0 and deviation 1 over all of them."""
+    return (volumes - volumes.mean()) / volumes.std()
+
+
+def _shells(one: np.ndarray, real: np.ndarray) -> str:
+    """Power of one set of volumes over that of another by frequency, dB."""
+    modes = np.sqrt(
+        sum(
+            f**2
+            for f in np.meshgrid(
+                *(np.arange(n) / (2 * n) for n in real.shape[1:]), indexing="ij"
+            )
+        )
+    )
+    axes, shells = (1, 2, 3), []
+    above, below = (
+        np.mean(scipy.fft.dctn(v, axes=axes, norm="ortho") ** 2, axis=0)
+        for v in (one, real)
+    )
+    for low, high in zip(SHELLS, [*SHELLS[1:], 0.5]):
+        inside = (modes >= low) & (modes < high)
+        if inside.any():
+            ratio = above[inside].mean() / below[inside].mean()
+            shells.append(f"{10 * np.log10(ratio):+.1f}")
+    return " ".join(shells)
+
+
+def _ratios(drawn: np.ndarray, real: Sequence[np.ndarray]) -> str:
+    """Relative sliced Wasserstein distances, or what is missing."""
+    if len(real) < 2:
+        return "needs two volumes"
+    return ", ".join(f"{v:.2f}" for v in sliced.relative(drawn, real))
 
 
 def decibel(error: np.ndarray) -> float:
@@ -183,13 +277,20 @@ def decibel(error: np.ndarray) -> float:
     return float(10 * np.log10(np.mean(error**2)))
 
 
+def _gain(truth: np.ndarray, base: np.ndarray, mean: np.ndarray, factor: int) -> float:
+    """Of one estimate on another over cells, dB."""
+    cells, below, above = (binned(v, factor) for v in (truth, base, mean))
+    return decibel(cells - below) - decibel(cells - above)
+
+
 def row(drawn: Sequence[Drawn]) -> dict[str, str]:
     """The figures of one tilt scheme, by name."""
-    truth, base, mean, samples, gains = (np.stack(part) for part in zip(*drawn))
+    truth, base, mean, samples, gains, head = map(np.stack, zip(*drawn))
     count = samples.shape[1]
     reference = decibel(truth - mean)
     figures = {
         "mean call over quadratic, dB": f"{decibel(truth - base) - reference:+.2f}",
+        "the same, bin 2": f"{_gain(truth, base, mean, 2):+.2f}",
         f"mean of {count}": f"{reference - decibel(truth - samples.mean(1)):+.2f}",
         "one sample": f"{reference - decibel(truth - samples[:, 0]):+.2f}",
     }
@@ -211,29 +312,37 @@ def row(drawn: Sequence[Drawn]) -> dict[str, str]:
         ("correlation", correlations),
     ):
         figures[f"{name}, bin 1, 2, 4"] = ", ".join(f"{v:.2f}" for v in values)
-    modes = np.sqrt(
-        sum(
-            f**2
-            for f in np.meshgrid(
-                *(np.arange(n) / (2 * n) for n in truth.shape[1:]), indexing="ij"
-            )
-        )
+    error = np.abs(truth - mean)
+    # A head without contrast, such as an untrained one, has no correlation.
+    alike = np.corrcoef(head.ravel(), error.ravel())[0, 1] if np.ptp(head) else 0.0
+    figures["head of the mean call: error over spread, within 90 %, correlation"] = (
+        f"{np.sqrt(np.mean(error**2) / np.mean(head**2)):.2f}, "
+        f"{np.mean(error < scipy.stats.norm.ppf(0.95) * head):.2f}, "
+        f"{alike:.2f}"
     )
-    axes = (1, 2, 3)
-    one = scipy.fft.dctn(samples[:, 0] - mean, axes=axes, norm="ortho") ** 2
-    real = scipy.fft.dctn(truth - mean, axes=axes, norm="ortho") ** 2
-    shells = []
-    for low, high in zip(SHELLS, [*SHELLS[1:], 0.5]):
-        inside = (modes >= low) & (modes < high)
-        if inside.any():
-            ratio = one[:, inside].mean() / real[:, inside].mean()
-            shells.append(f"{10 * np.log10(ratio):+.1f}")
-    figures["spectrum by shell, dB"] = " ".join(shells)
+    figures["spectrum by shell, dB"] = _shells(samples[:, 0] - mean, truth - mean)
+    figures["sliced Wasserstein over real, bin 1, 2, 4"] = _ratios(samples[:, 0], truth)
     levels = ", ".join(f"{s:g}" for s in LEVELS)
     figures[f"denoiser over linear at {levels}, dB"] = ", ".join(
         f"{g:+.2f}" for g in gains.mean(axis=0)
     )
     return figures
+
+
+def rows_of(name: str, drawn: Drawn) -> dict[str, list[np.ndarray]]:
+    """Pictures of one series: central slices along the beam, across y."""
+    middle = drawn.truth.shape[2] // 2
+    spread = drawn.samples.std(axis=0, ddof=1)
+    error = np.abs(drawn.truth - drawn.samples.mean(axis=0))
+    volumes = [drawn.truth, drawn.base, drawn.mean, *drawn.samples[:2]]
+    return {
+        f"{name}: truth, quadratic estimate, mean call, two samples": [
+            v[:, :, middle] for v in volumes
+        ],
+        f"{name}: spread of the samples, error of their mean": [
+            v[:, :, middle] for v in (spread, error)
+        ],
+    }
 
 
 def page(table: dict[str, dict[str, str]]) -> str:
@@ -260,14 +369,16 @@ def main(argv: Sequence[str]) -> None:
                 f"{given.size}, got {list(steps.factors)} and {list(steps.counts)}"
             )
         prior = load_prior(given.prior)
-        if not prior.network.config.refines:
+        refines = prior.network.config.refines
+        if not refines and steps.factors != (1,):
             raise InputError(
-                "--prior: expected a network that refines a linear guess, got "
-                f"{prior.card.get('name')!r}, which has no spectrum; see "
-                "configs/sampling_prior.py"
+                f"--factors: expected 1 alone (and --steps=8) for "
+                f"{prior.card.get('name')!r}, which samples on one grid, got "
+                f"{list(steps.factors)}"
             )
         volumes = {name: read_volume(name, given.size) for name in given.volume}
-        table = {}
+        table, pictures = {}, {}
+        pull = multigrid.Pull(None, given.cg_iters, spectrum.SIGMA_HIGH)
         for text in given.cases.split(","):
             case = Case.from_name(text)
             drawn = []
@@ -275,11 +386,40 @@ def main(argv: Sequence[str]) -> None:
                 seed = seed_for(given.seed, Path(name).name, text)
                 problem = simulate(truth, case, seed, given.voxel_nm)
                 key = jax.random.key(seed)
-                drawn.append(draw(prior, truth, problem, steps, key, given.samples))
+                numbers = (steps, key, given.samples, pull)
+                drawn.append(draw(prior, truth, problem, *numbers))
             table[text] = row(drawn)
+            pictures |= rows_of(text, drawn[0])
+        free = {}
+        for factor in [f for f in steps.factors if refines and f > 1]:
+            real = _standard(
+                np.stack([binned(truth, factor) for truth in volumes.values()])
+            )
+            size = factor * given.voxel_nm
+            samples = draw_free(
+                jax.random.key(given.seed),
+                prior,
+                size,
+                shape=real.shape[1:],
+                count=given.samples,
+            )
+            samples = _standard(np.asarray(samples))
+            free[f"{size:g} nm"] = {
+                "spectrum by shell, dB": _shells(samples, real),
+                "sliced Wasserstein over real, bin 1, 2, 4": _ratios(samples, real),
+            }
+            middle = real.shape[3] // 2
+            for name, found in (("no tilts, samples", samples), ("real", real)):
+                pictures[f"{name}, {size:g} nm"] = [v[..., middle] for v in found[:5]]
         text = page(table)
+        if free:
+            text += "\nWithout tilts:\n\n" + page(free)
         if given.out:
             write.write_bytes(Path(given.out), text.encode(), overwrite=True)
+            picture = Path(given.out).with_suffix(".png")
+            gallery.write_gallery(
+                picture, pictures, title="Samples of the prior", overwrite=True
+            )
         print(text, end="")
 
 

@@ -15,6 +15,7 @@ writes the numbers of the log, and the slices, to WORKDIR/tensorboard.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -24,14 +25,14 @@ from typing import NoReturn
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from launch import program
 from temdiff_jax.errors import InputError
 from temdiff_jax.model import conv
 from temdiff_jax.priors import load_prior
 from temdiff_jax.report import gallery
-from temdiff_jax.training import checkpoint, loop, meter, signals, telemetry
+from temdiff_jax.training import checkpoint, lock, loop, meter, signals, telemetry
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.preview import Preview
 
@@ -188,6 +189,8 @@ def main(argv: Sequence[str]) -> None:
     """Parses flags, resolves the configuration, trains."""
     given = flags.FLAGS
     conv.prefer_own(os.environ)
+    # Orbax tells every write; what a run has to say is printed.
+    logging.set_verbosity(logging.WARNING)
     try:
         program.check_no_arguments(argv)
         if given.compile_cache:
@@ -203,7 +206,9 @@ def main(argv: Sequence[str]) -> None:
         log(str(config))
         initial = load_prior(given.initial_prior) if given.initial_prior else None
         alone = jax.process_count() == 1
+        first = jax.process_index() == 0
         with (
+            lock.exclusive(given.workdir) if first else contextlib.nullcontext(),
             signals.SignalWatch() if alone else signals.PreemptionWatch() as watch,
             Observers(
                 given.workdir, previews=given.previews, tensorboard=given.tensorboard

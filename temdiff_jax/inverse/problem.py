@@ -211,6 +211,46 @@ class Problem:
         tilts, precision = bin_tilts(self.tilts, self.precision, factor)
         return Problem(geometry, tilts, precision, self.units, voxel_nm=size)
 
+    def grown(self, multiple: int) -> Problem:
+        """The same on extents that a number divides.
+
+        Further pixels without weight, as many on either side, repeat those at the
+        border.  ``inputs`` are left out.
+
+        Args:
+          multiple: Of thickness, width and height.
+
+        Raises:
+          ValueError: An odd number of voxels would be added along z or x, which would
+            move the tilt axis.
+        """
+        nz, nu, ny = self.field_of_view
+        deep, wide, high = (-n % multiple for n in (nz, nu, ny))
+        if deep % 2 or wide % 2:
+            raise ValueError(f"{nz} x {nu} to multiples of {multiple}: an odd change")
+        geometry = dataclasses.replace(
+            self.geometry,
+            volume_shape=(
+                nz + deep,
+                self.geometry.volume_shape[1] + wide,
+                ny + high,
+            ),
+            num_u=nu + wide,
+        )
+        sides = ((wide // 2, wide // 2), (high // 2, high - high // 2))
+        old, shape = self.precision, self.tilts.shape
+        weight = jnp.pad(jnp.broadcast_to(old.weight, shape), ((0, 0), *sides))
+        modes = old.modes
+        if modes is not None:
+            modes = jnp.pad(modes, ((0, 0), (0, 0), *sides))
+        return Problem(
+            geometry,
+            jnp.pad(self.tilts, ((0, 0), *sides), mode="edge"),
+            dataclasses.replace(old, weight=weight, modes=modes),
+            self.units,
+            voxel_nm=self.voxel_nm,
+        )
+
 
 def bin_tilts(
     tilts: jax.Array, precision: Precision, factor: int

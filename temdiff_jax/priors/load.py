@@ -124,6 +124,43 @@ def range_verdict(prior: Prior, angles_deg: np.ndarray) -> str:
     return "inside" if inside else f"outside: {half:g} of {seen} degrees half-range"
 
 
+def not_covered(
+    prior: Prior, angles_deg: np.ndarray, voxel_nm: float | None
+) -> tuple[str, ...]:
+    """What of a series the training of a prior did not cover, one line each.
+
+    Args:
+      prior: Whose card says what it was trained on; what that leaves out passes.
+      angles_deg: Of the tilts.
+      voxel_nm: Voxel size; None where nobody knows it.
+    """
+    card = prior.card
+    scenarios = (card.get("data") or {}).get("scenarios") or ()
+    tilts = [
+        (row.get("fewest_tilts") or row["num_tilts"], row["num_tilts"])
+        for row in scenarios
+        if "num_tilts" in row
+    ]
+    spans: dict[str, tuple[Any, float | None]] = {
+        "half-ranges, degrees": (
+            card.get("half_range_deg"),
+            0.5 * float(np.max(angles_deg) - np.min(angles_deg)),
+        ),
+        "numbers of tilts": (
+            (min(t[0] for t in tilts), max(t[1] for t in tilts)) if tilts else None,
+            float(len(angles_deg)),
+        ),
+        "voxel sizes, nm": (card.get("voxel_size_nm"), voxel_nm),
+    }
+    name = card.get("name", "")
+    return tuple(
+        f"prior {name}: trained on {what} from {span[0]:g} to {span[1]:g}, this series "
+        f"has {value:g}; what the prior adds is uncertain"
+        for what, (span, value) in spans.items()
+        if span and value is not None and not span[0] <= value <= span[1]
+    )
+
+
 @functools.lru_cache(maxsize=4)
 def _load(path: Path, pinned: str | None, modified: int) -> Prior:
     del modified  # part of the cache key: a file that changed is read again

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from temdiff_jax.diffusion import parameterisation, spectrum
-from temdiff_jax.inverse.problem import Frame, Problem
-from temdiff_jax.model import Condition
+from temdiff_jax.inverse.problem import UNIT_NM, Frame, Problem
+from temdiff_jax.model import NUM_FEATURES, Condition
 from temdiff_jax.priors import Prior
 from temdiff_jax.reconstruction import tiling
 
@@ -38,33 +38,96 @@ def denoiser(
     x is ``[b, z, x, y]`` in the frame of the prior, sigma a scalar.
     """
     network, params = prior.network, prior.params
+
+    def guess(x, sigmas, here, power):
+        def answer(scaled, level, guess=None):
+            return network.apply(params, scaled, level, here._replace(guess=guess))
+
+        if power is None:
+            return parameterisation.denoise(answer, x, sigmas)
+        return spectrum.denoise(answer, x, sigmas, power)
+
+    return _in_windows(prior, problem, window, guess)
+
+
+def spread_of_guess(
+    prior: Prior, problem: Problem, window: tuple[int, int, int]
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """``(x, sigma) -> std`` of the error of the denoiser, by the head for the variance.
+
+    Of a network that refines a linear guess and has such a head; else as `denoiser`.
+    """
+    network, params = prior.network, prior.params
+    assert network.apply_both is not None
+    both = network.apply_both
+
+    def spread(x, sigmas, here, power):
+        def answer(scaled, level, guess):
+            return both(params, scaled, level, here._replace(guess=guess))
+
+        (_, log), _, left = spectrum.denoise_with(answer, x, sigmas, power)
+        return left[:, None, None, None] * jnp.exp(0.5 * log)
+
+    return _in_windows(prior, problem, window, spread)
+
+
+def _in_windows(prior, problem, window, function):
+    """``(x, sigma) -> function(x, sigmas, condition, power)``, blended."""
     shown, geometry = problem.shown, problem.geometry
     estimate = geometry.crop(shown.tikhonov) / shown.level
     seen = jnp.broadcast_to(geometry.crop(shown.coverage), estimate.shape)
+    law = prior.residual_scale.spectrum if prior.network.config.refines else None
 
     def apply(x, sigma):
         batch = x.shape[0]
-
         sigmas, ones = jnp.full((batch,), sigma), jnp.ones((batch,))
         features = jnp.broadcast_to(shown.features, (batch, *shown.features.shape))
 
         def one_window(x, estimate, seen):
-            here = Condition(estimate, seen, features, ones)
-
-            def answer(scaled, level, guess=None):
-                return network.apply(params, scaled, level, here._replace(guess=guess))
-
-            if not network.config.refines:
-                return parameterisation.denoise(answer, x, sigmas)
-            law = prior.residual_scale.spectrum
-            power = law(x.shape[1:], features[:1], ones[:1])
-            power = jnp.broadcast_to(power, x.shape)
-            return spectrum.denoise(answer, x, sigmas, power)
+            here, power = Condition(estimate, seen, features, ones), None
+            if law is not None:
+                power = law(x.shape[1:], features[:1], ones[:1])
+                power = jnp.broadcast_to(power, x.shape)
+            return function(x, sigmas, here, power)
 
         fields = [x, *(jnp.broadcast_to(f, x.shape) for f in (estimate, seen))]
         return tiling.apply_windowed(
-            one_window, fields, window=window, multiple=network.config.multiple
+            one_window,
+            fields,
+            window=window,
+            multiple=prior.network.config.multiple,
         )
+
+    return apply
+
+
+def unconditional(
+    prior: Prior, voxel_nm: jax.Array | float
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """``(x, sigma) -> x0`` of specimens of unit variance that no tilts show.
+
+    Args:
+      prior: A network that refines a linear guess.
+      voxel_nm: Voxel size of what is drawn.
+
+    Returns:
+      A denoiser of x ``[b, z, x, y]``, extents multiples of the network's.
+    """
+    network, params = prior.network, prior.params
+    law = prior.residual_scale.spectrum
+
+    def apply(x, sigma):
+        batch = x.shape[0]
+        size = jnp.log(jnp.float32(voxel_nm) / UNIT_NM)
+        features = jnp.zeros((batch, NUM_FEATURES)).at[:, -1].set(size)
+        nothing, absent = jnp.zeros_like(x), jnp.zeros(batch)
+        here = Condition(nothing, nothing, features, absent)
+
+        def answer(scaled, level, guess):
+            return network.apply(params, scaled, level, here._replace(guess=guess))
+
+        power = law(x.shape[1:], features, absent)
+        return spectrum.denoise(answer, x, jnp.full((batch,), sigma), power)
 
     return apply
 

@@ -26,7 +26,7 @@ from temdiff_jax.errors import InputError, check_known
 from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.priors import Prior
-from temdiff_jax.reconstruction import estimate, sample
+from temdiff_jax.reconstruction import estimate, multigrid, sample
 from temdiff_jax.reconstruction.method import (
     Estimate,
     Method,
@@ -103,7 +103,20 @@ def _mean(key, problem, prior, settings, report) -> Estimate:
     return found
 
 
+def _coarse_to_fine(key, problem, prior, settings, report) -> Estimate:
+    """Samples of a prior that refines a linear guess, and their mean."""
+    groups = multigrid.draw_groups(key, prior, problem, settings, report)
+    samples = np.concatenate(list(groups))
+    volume, estimate_here = samples.mean(axis=0), problem.shown.tikhonov
+    normalised = (volume - problem.units.mean) / problem.units.contrast
+    inside = normalised - problem.geometry.crop(estimate_here)
+    wide = estimate_here + problem.geometry.pad_lateral(inside)
+    return Estimate(wide, volume, samples)
+
+
 def _posterior(key, problem, prior, settings, report) -> Estimate:
+    if prior.network.config.refines:
+        return _coarse_to_fine(key, problem, prior, settings, report)
     sampling = sample.residual_sampling(prior, settings)
     return collect(key, problem, prior, sampling, report)
 

@@ -8,32 +8,58 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from temdiff_jax.diffusion import algebra, pyramid, schedule
+from temdiff_jax.diffusion import algebra, consistency, pyramid, schedule
 from temdiff_jax.inverse.precision import Precision, low_rank
 from temdiff_jax.inverse.problem import Problem
-from temdiff_jax.inverse.tikhonov import TikhonovSettings
+from temdiff_jax.inverse.tikhonov import TikhonovSettings, settings_for
 from temdiff_jax.priors import Prior
 from temdiff_jax.projector import ray_lengths
 from temdiff_jax.reconstruction.denoiser import denoiser, frame_of
-from temdiff_jax.reconstruction.settings import Solver
+from temdiff_jax.reconstruction.sample import BATCH_VOXELS, largest_divisor
+from temdiff_jax.reconstruction.settings import Rule, Settings, Solver
 from temdiff_jax.series import inputs, noise
 
 # Noise level of a coarse grid at which the next finer one begins.
 HAND_OVER = 1.1
 SIGMA_LAST = 0.05
+# Binnings, voxels of the coarsest grid at most so large, and the least of its extents.
+FACTORS, COARSEST_NM, LEAST_EXTENT = (4, 2, 1), 54.0, 8
+FINER_STEPS = 4
 
 
 class Steps(NamedTuple):
     """Binnings, coarsest first, noise levels on each, and where they begin."""
 
-    factors: tuple[int, ...] = (4, 2, 1)
-    counts: tuple[int, ...] = (10, 4, 4)
+    factors: tuple[int, ...] = FACTORS
+    counts: tuple[int, ...] = (10, FINER_STEPS, FINER_STEPS)
     sigma_max: float = 80.0
+
+
+def steps_for(problem: Problem, settings: Settings) -> Steps:
+    """Grids that suit a series: those that its voxels, extents and the prior allow.
+
+    ``settings.num_steps`` are those of the coarsest grid, ``FINER_STEPS`` come on each
+    finer one.  Extents across the tilt axis that are odd have one grid alone, since
+    they cannot grow without moving the axis.
+    """
+    nz, nx, ny = problem.field_of_view
+    size = float(problem.voxel_nm)
+
+    def fits(factor):
+        least = min(nz, nx, ny) >= LEAST_EXTENT * factor
+        even = -nz % factor % 2 == 0 and -nx % factor % 2 == 0
+        return factor == 1 or (size * factor <= COARSEST_NM and least and even)
+
+    factors = tuple(f for f in FACTORS if fits(f))
+    finer = (FINER_STEPS,) * (len(factors) - 1)
+    return Steps(factors, (settings.num_steps, *finer))
 
 
 def renormalised(problem: Problem) -> Problem:
@@ -61,9 +87,19 @@ def renormalised(problem: Problem) -> Problem:
 @functools.partial(jax.jit, static_argnames=("factors", "num_iters"))
 def _grids(problem, smoothness, ridge, *, factors, num_iters):
     settings = TikhonovSettings(smoothness, ridge, num_iters)
-    return tuple(
+    grids = tuple(
         inputs.with_inputs(renormalised(problem.binned(factor)), settings)
         for factor in factors
+    )
+    if problem.inputs is None or factors[-1] != 1:
+        return grids
+    # Priors are trained with the scalars of plain weights, see ``inputs.reweigh``.
+    change = problem.shown.features - grids[-1].shown.features
+    return tuple(
+        dataclasses.replace(
+            grid, inputs=grid.shown._replace(features=grid.shown.features + change)
+        )
+        for grid in grids
     )
 
 
@@ -73,7 +109,8 @@ def grids_of(
     """The problem on each grid, with the inputs of a network.
 
     Args:
-      problem: Whose field of view and thickness the largest factor divides.
+      problem: Whose field of view and thickness the largest factor divides; with
+        inputs, the scalars that it shows hold for the finest grid, factor 1.
       settings: Of the quadratic estimates.
       factors: Binnings.
     """
@@ -92,7 +129,40 @@ def mean_of(
     return problem.to_input_units(problem.to_volume(residual, frame_of(problem, prior)))
 
 
-@functools.partial(jax.jit, static_argnames=("count", "steps", "solver", "window"))
+class Pull(NamedTuple):
+    """How guesses are pulled to the tilts of their grid.
+
+    Attributes:
+      rule: A rule of ``diffusion.methods``; None for the proximal update in the metric
+        of the prior's guess.
+      num_iters: Conjugate-gradient steps of that update; 0 for no pull without a rule.
+      high: Largest noise level at which it acts.
+    """
+
+    rule: Rule | None = None
+    num_iters: int = 0
+    high: float = 0.0
+
+    def bind(self, problem: Problem, prior: Prior) -> algebra.Constraint | None:
+        """The constraint on x of a grid, if there is one."""
+        data = problem.measurement(frame_of(problem, prior))
+        if self.rule is not None:
+            pull = self.rule(data)
+        elif self.num_iters:
+            pull = consistency.proximal_consistency(
+                data, prior.metric_sample, num_iters=self.num_iters
+            )
+        else:
+            return None
+        return algebra.within(pull, high=self.high)
+
+
+NO_PULL = Pull()
+
+
+@functools.partial(
+    jax.jit, static_argnames=("count", "steps", "solver", "window", "pull")
+)
 def draw(
     key: jax.Array,
     prior: Prior,
@@ -103,6 +173,7 @@ def draw(
     steps: Steps,
     solver: Solver,
     window: tuple[int, int, int],
+    pull: Pull = NO_PULL,
 ) -> jax.Array:
     """Samples of the finest grid, ``[count, z, x, y]`` over the field of view.
 
@@ -115,6 +186,7 @@ def draw(
       steps: Noise levels.
       solver: Of the reverse process.
       window: Largest extents given to the network at once.
+      pull: To the tilts of every grid.
     """
     levels: list[pyramid.Grid] = []
     high = jnp.float32(steps.sigma_max)
@@ -133,5 +205,60 @@ def draw(
             )[:-1]
         base = problem.to_input_units(frame.base)
         guess = algebra.predictor(denoiser(prior, problem, window))
+        to_data = pull.bind(problem, prior)
+        if to_data is not None:
+            guess = algebra.constrain(guess, to_data)
         levels.append(pyramid.Grid(guess, base, unit, mean, sigmas))
     return pyramid.sample(key, levels, solver, count)
+
+
+def draw_groups(
+    key: jax.Array,
+    prior: Prior,
+    problem: Problem,
+    settings: Settings,
+    report: Callable[[int, str], None],
+) -> Iterator[np.ndarray]:
+    """Samples of a series, in groups of one size.
+
+    Args:
+      key: Of all samples.
+      prior: A network that refines a linear guess.
+      problem: With inputs.
+      settings: ``num_samples``, ``num_steps`` of the coarsest grid, solver, rule,
+        ``cg_iters``, ``consistency_from`` and the windows are read.
+      report: Called with the sample-steps done and a message.
+
+    Yields:
+      ``[group, z, x, y]`` over the field of view, input units.
+    """
+    extents, count = problem.field_of_view, settings.num_samples
+    steps = steps_for(problem, settings)
+    even = problem.grown(steps.factors[0])
+    if steps.factors[0] == 1 or even.field_of_view == extents:
+        even = problem
+    else:
+        even = dataclasses.replace(even, inputs=problem.inputs)
+    degrees = np.rad2deg(np.asarray(problem.geometry.angles_rad, np.float64))
+    grids = grids_of(even, settings_for(degrees), steps.factors)
+    means = tuple(mean_of(prior, grid, window=settings.windows) for grid in grids)
+    pull = Pull(settings.the_rule(), settings.cg_iters, settings.consistency_from)
+    group = largest_divisor(count, BATCH_VOXELS // int(np.prod(extents)))
+    for first in range(0, count, group):
+        drawn = draw(
+            jax.random.fold_in(key, first),
+            prior,
+            grids,
+            means,
+            count=group,
+            steps=steps,
+            solver=settings.the_solver(),
+            window=settings.windows,
+            pull=pull,
+        )
+        start = [(n - m) // 2 for n, m in zip(even.field_of_view, extents)]
+        cut = tuple(slice(s, s + n) for s, n in zip(start, extents))
+        found = np.asarray(drawn)[(slice(None), *cut)]
+        done = (first + group) * settings.num_steps
+        report(done, f"sampling {first + group} of {count}")
+        yield found

@@ -292,13 +292,20 @@ def cut_batch(
 ) -> Batch:
     """Random crops of random blocks, mirrored at random: a function of (seed, step).
 
-    With ``voxels`` there are as many crops as hold at most so many, at least one.
-
     Crops of the whole thickness come from blocks of one thickness, that of a block
     drawn first.
+
+    With ``voxels`` there are as many crops as hold at most so many, at least one; a
+    thickness whose crop holds more is drawn less often, so that blocks of every
+    thickness are shown equally many voxels.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed + 1, step]))
-    first = blocks[rng.integers(len(blocks))]
+    if voxels:
+        each = [int(np.prod(extents(crop, b.truth.shape[0]))) for b in blocks]
+        share = np.cumsum(np.minimum(1.0, voxels / np.array(each)))
+        first = blocks[int(np.searchsorted(share, share[-1] * rng.random(), "right"))]
+    else:
+        first = blocks[rng.integers(len(blocks))]
     sizes = extents(crop, first.truth.shape[0])
     if voxels:
         batch = max(1, voxels // int(np.prod(sizes)))

@@ -63,7 +63,7 @@ class Examples:
 
     def _blocks(self, phase: int) -> list[Block]:
         kept = self.source.data.phases_kept
-        wanted = range(max(0, phase - kept + 1), phase + 1)
+        wanted = range(phase, phase + kept)
         # Held during the simulation: a second thread waits instead of repeating it.
         with self._lock:
             for number in wanted:

@@ -47,7 +47,8 @@ from temdiff_jax.training.step import (
 VALIDATION_PHASE = FIRST_RESERVED
 MAX_BAD_STEPS = 20
 LOG_EVERY = 48
-SPECTRUM_BATCHES = 24
+# Batches, and voxels of each, to which the spectrum of the residual is fitted.
+SPECTRUM_BATCHES, SPECTRUM_VOXELS = 64, 131072
 # Noise levels at which a network that refines a linear guess is compared with it.
 LEVELS = (0.3, 1.0, 3.0, 10.0, 30.0)
 ACCEPTED = Metrics._fields.index("accepted")
@@ -69,9 +70,11 @@ def fit_spectrum(
 ) -> inputs.ResidualScale:
     """The scale with the power of the scaled residual in every mode.
 
-    Fitted to the crops that a training of so many steps would be shown, once given
-    their tilts and once not.
+    Fitted to crops as a training is shown them, once given their tilts and once not.
     """
+    voxels = config.optim.batch_voxels and SPECTRUM_VOXELS
+    optim = dataclasses.replace(config.optim, batch_voxels=voxels)
+    config = dataclasses.replace(config, optim=optim)
     groups: dict[tuple[int, ...], list[tuple]] = {}
     for step in range(SPECTRUM_BATCHES):
         batch = _cut(config, blocks, step)
@@ -207,7 +210,7 @@ def _stored(source: BlockSource, folder: str | None) -> BlockSource | StoredBloc
 
 
 class Phases:
-    """Blocks of the newest phases, the next one being simulated meanwhile.
+    """Blocks of several phases, the next one being simulated meanwhile.
 
     Consecutive steps share a phase; a phase depends on nothing but its number, so
     looking ahead changes no example.
@@ -220,12 +223,12 @@ class Phases:
         self._pending: dict[int, concurrent.futures.Future[list[Block]]] = {}
 
     def __call__(self, phase: int) -> list[Block]:
-        """Blocks of ``phase`` and of up to ``kept - 1`` phases before it.
+        """Blocks of ``phase`` and of the ``kept - 1`` phases after it.
 
-        An error of the simulation is raised here, even that of the phase ahead.
+        So the first step draws from as many specimens as the last.  An error of the
+        simulation is raised here, even that of the phase ahead.
         """
-        first = max(0, phase - self._kept + 1)
-        wanted = range(first, phase + 2)
+        wanted = range(phase, phase + self._kept + 1)
         for old in [p for p in self._pending if p not in wanted]:
             self._pending.pop(old).cancel()
         for number in wanted:
@@ -235,7 +238,7 @@ class Phases:
         for task in self._pending.values():
             if task.done():
                 task.result()
-        return [b for p in range(first, phase + 1) for b in self._pending[p].result()]
+        return [b for p in wanted[:-1] for b in self._pending[p].result()]
 
     def close(self) -> None:
         """Gives up looking ahead; what is being simulated ends unheard."""
@@ -359,7 +362,7 @@ def _begin(
     elif latest is None:
         log("no checkpoint: training from scratch")
         state = place.fresh()
-        known = blocks_of(max(0, config.data.phases_kept - 1))
+        known = blocks_of(0)
         scale = measure_residual_scale(known, by_series=config.optim.scale_by_series)
         if config.network.refines:
             log(f"fitting the spectrum of the residual to {len(known)} blocks")
@@ -414,7 +417,9 @@ def _cut(config: TrainConfig, blocks: list[Block], step: int) -> Batch:
 def _means(history: list[list[float]]) -> dict[str, float]:
     """Means of the metrics by name; rejected steps leave them, and are counted."""
     accepted = [row for row in history if row[ACCEPTED]]
-    means = np.mean(accepted or history, axis=0)
+    rows = np.asarray(accepted or history)
+    known = ~np.isnan(rows)
+    means = np.sum(np.where(known, rows, 0.0), axis=0) / known.sum(axis=0).clip(1)
     values = dict(zip(Metrics._fields, map(float, means)))
     del values["accepted"]
     return values | {"rejected": float(len(history) - len(accepted))}

@@ -40,7 +40,10 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Scalars of one step; ``loss_variance`` is 0 without a head for it."""
+    """Scalars of one step; ``loss_variance`` is 0 without a head for it.
+
+    ``loss_mean`` and ``loss_noisy`` are NaN in a step that has no such crops.
+    """
 
     loss: jax.Array
     loss_mean: jax.Array
@@ -323,7 +326,8 @@ train_step = jax.jit(advance, static_argnames=("network", "config"), donate_argn
 
 
 def _masked_mean(values, mask):
-    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+    """NaN where no crop is meant, as in a step of one."""
+    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.sum(mask)
 
 
 def best_guess(

@@ -77,6 +77,17 @@ def test_a_network_that_answers_nothing_is_its_linear_guess(truth, problem):
     np.testing.assert_array_equal(again.samples, drawn.samples)
 
 
+def test_samples_without_tilts_have_the_power_of_the_card():
+    """White, of unit variance, as the spectrum of the tiny prior says."""
+    drawn = evaluate_prior.draw_free(
+        jax.random.key(0), tiny_prior(), 20.0, shape=(16, 16, 16), count=4
+    )
+    assert drawn.shape == (4, 16, 16, 16)
+    np.testing.assert_allclose(np.std(drawn), 1.0, rtol=0.06)
+    neighbours = np.mean(np.asarray(drawn[:, 1:] * drawn[:, :-1]))
+    assert abs(neighbours) < 0.05
+
+
 def test_figures_of_exact_samples():
     """Truth and samples of one law: everything is as the theory has it."""
     rng = np.random.default_rng(1)
@@ -87,7 +98,9 @@ def test_figures_of_exact_samples():
         truth = mean + rng.normal(size=shape)
         samples = mean + rng.normal(size=(count, *shape))
         drawn.append(
-            evaluate_prior.Drawn(truth, mean * 0.0, mean, samples, np.zeros(5))
+            evaluate_prior.Drawn(
+                truth, mean * 0.0, mean, samples, np.zeros(5), np.ones(shape)
+            )
         )
     figures = evaluate_prior.row(drawn)
     assert abs(float(figures["mean of 8"]) + 10 * np.log10(1 + 1 / 8)) < 0.1
@@ -96,6 +109,8 @@ def test_figures_of_exact_samples():
     shares = [float(v) for v in figures["within 90 %, bin 1, 2, 4"].split(", ")]
     np.testing.assert_allclose(ratios, 1.0, atol=0.06)
     np.testing.assert_allclose(shares, 0.9, atol=0.03)
+    head = "head of the mean call: error over spread, within 90 %, correlation"
+    assert figures[head].startswith(("1.00, 0.90", "1.01, 0.90", "0.99, 0.90"))
     shells = [float(v) for v in figures["spectrum by shell, dB"].split()]
     np.testing.assert_allclose(shells[1:], 0.0, atol=0.5)
     text = evaluate_prior.page({"10/1": figures})

@@ -14,7 +14,14 @@ import safetensors.numpy
 
 from temdiff_jax.errors import InputError
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
-from temdiff_jax.priors import load, load_prior, prior_names, range_verdict, save_prior
+from temdiff_jax.priors import (
+    load,
+    load_prior,
+    not_covered,
+    prior_names,
+    range_verdict,
+    save_prior,
+)
 
 CONFIG = {"channels": [8, 8], "blocks": [1, 1], "groups": 4, "embedding": 64}
 CARD = {
@@ -179,6 +186,23 @@ def test_every_registered_prior_is_shipped_and_loads():
     for name in prior_names():
         prior = load_prior(name)
         assert prior.sha256 == load._registry()[name]["sha256"]
+
+
+def test_what_training_did_not_cover_is_said_with_both_numbers(saved):
+    """Half-range, number of tilts and voxel size, each where the card says it."""
+    scenarios = [{"num_tilts": 41, "fewest_tilts": 5}, {"num_tilts": 9}]
+    card = CARD | {"data": {"scenarios": scenarios}, "voxel_size_nm": [8.0, 13.0]}
+    prior = dataclasses.replace(load_prior(saved), card=card)
+    good = np.linspace(-10.0, 10.0, 11)
+    assert not_covered(prior, good, 10.0) == () == not_covered(prior, good, None)
+    lines = not_covered(prior, np.array([-2.0, 2.0]), 0.5)
+    for line, numbers in zip(
+        lines, ("from 4 to 65, this series has 2", "5 to 41, this series has 2", "0.5")
+    ):
+        assert numbers in line and "trained on" in line
+    assert len(lines) == 3
+    bare = dataclasses.replace(prior, card={"name": "bare"})
+    assert not_covered(bare, good, 0.5) == ()
 
 
 def test_range_is_judged_by_the_card(saved):

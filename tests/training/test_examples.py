@@ -55,8 +55,8 @@ def digest(example):
 def test_examples_are_the_batches_of_the_training_loop(examples, block_source):
     assert len(examples) == 20
     for step in (0, 3):
-        last = step // CONFIG.steps_per_phase
-        kept = range(max(0, last - 1), last + 1)
+        first = step // CONFIG.steps_per_phase
+        kept = range(first, first + CONFIG.phases_kept)
         blocks = [b for phase in kept for b in block_source.phase(phase)]
         batch = data.cut_batch(blocks, seed=3, step=step, batch=BATCH, crop=8)
         for row in range(BATCH):
@@ -98,7 +98,7 @@ def test_examples_travel_to_another_process(examples):
 def test_only_a_few_phases_are_kept(examples):
     for index in range(0, len(examples), BATCH):
         examples[index]
-    assert sorted(examples._phases) == [0, 1, 2]
+    assert sorted(examples._phases) == [1, 2, 3]
 
 
 def test_indices_and_shards_are_checked(examples):

@@ -281,7 +281,7 @@ def test_dead_loader_ends_the_run_and_keeps_its_checkpoints(monkeypatch, tmp_pat
 
     class Dying(Source):
         def phase(self, number):
-            if number == 2:
+            if number == 3:
                 died.append(time.monotonic())
                 raise OSError(errno.EIO, "the disk of the sources is gone")
             return super().phase(number)
@@ -290,7 +290,7 @@ def test_dead_loader_ends_the_run_and_keeps_its_checkpoints(monkeypatch, tmp_pat
     monkeypatch.setattr(loop, "BlockSource", dying)
     with pytest.raises(OSError, match="the sources is gone"):
         run(tmp_path)
-    # Phase 2 was looked at ahead of time, and its end is heard at the next step.
+    # Phase 3 was looked at ahead of time, and its end is heard at the next step.
     assert time.monotonic() - died[0] < 10
     assert stored(tmp_path)[0] == 2
 
