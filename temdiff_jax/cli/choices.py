@@ -10,7 +10,7 @@ import typer
 from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from temdiff_jax.reconstruction.api import Choice
+    from temdiff_jax.reconstruction.plan import Choice
 
 Method = Annotated[
     str, typer.Option(metavar="NAME", help="Method; see temdiff methods.")
@@ -84,9 +84,9 @@ def choose(sampling: Sampling) -> "Choice":
     Raises:
       InputError: Anything that is not known or does not fit.
     """
-    from temdiff_jax.reconstruction import api
+    from temdiff_jax.reconstruction import plan
 
-    return api.choose(
+    return plan.choose(
         sampling.method,
         sampling.prior,
         rule=load_rule(sampling.rule),

@@ -33,9 +33,8 @@ from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.priors import Prior
 from temdiff_jax.reconstruction import estimate, sample
 from temdiff_jax.reconstruction.settings import Schedule, Settings
+from temdiff_jax.reconstruction.watch import Watch
 
-# Called with the steps done, of those that ``Method.steps`` counts, and a message.
-Report = Callable[[int, str], None]
 MIRRORS = 8
 
 
@@ -53,7 +52,8 @@ class Estimate(NamedTuple):
     samples: np.ndarray | None = None
 
 
-Run = Callable[[jax.Array, Problem, Prior | None, Settings, Report], Estimate]
+# The watch is told of the steps that ``Method.steps`` counts.
+Run = Callable[[jax.Array, Problem, Prior | None, Settings, Watch], Estimate]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Method:
 
     Attributes:
       name: As written on the command line.
-      run: ``(key, problem, prior, settings, report) -> Estimate``.
+      run: ``(key, problem, prior, settings, watch) -> Estimate``.
       summary: What it is, one line.
       paper: Where it comes from.
       calls: Network calls on whole volumes, given the settings.
@@ -127,7 +127,7 @@ class Method:
         return dataclasses.replace(self, **_bound(sampling, self.landing))
 
     def steps(self, settings: Settings) -> int:
-        """How many steps ``run`` reports."""
+        """How many steps ``run`` tells of."""
         draws = "num_samples" in self.takes
         once = 1 if self.name in ("default", "mean") or not draws else 0
         return once + draws * settings.num_samples * settings.num_steps
@@ -166,21 +166,21 @@ def _tv(angles: np.ndarray):
 
 
 def _classical(choose: Callable[[np.ndarray], tuple]) -> Run:
-    def run(key, problem, prior, settings, report):
+    def run(key, problem, prior, settings, watch):
         del key, prior, settings
         solve, numbers, static = choose(_degrees(problem))
         wide = _solve(problem, numbers, solve=solve, static=static)
-        report(1, "done")
+        watch(1, "done")
         return Estimate(wide, on_host(problem, wide))
 
     return run
 
 
-def _tikhonov(key, problem, prior, settings, report) -> Estimate:
+def _tikhonov(key, problem, prior, settings, watch) -> Estimate:
     """The quadratic estimate, which every problem with inputs holds already."""
     del key, prior, settings
     wide = problem.shown.tikhonov
-    report(1, "done")
+    watch(1, "done")
     return Estimate(wide, on_host(problem, wide))
 
 
@@ -198,12 +198,16 @@ def on_host(problem: Problem, volume: jax.Array) -> np.ndarray:
     return np.asarray(_to_input_units(bare, volume))
 
 
-def _mean(key, problem, prior, settings, report) -> Estimate:
+def _mean(key, problem, prior, settings, watch) -> Estimate:
     del key
-    wide, _ = estimate.mean_estimate(prior, problem, settings)
-    found = Estimate(wide, on_host(problem, wide))
-    report(1, "done")
-    return found
+
+    def make():
+        wide, _ = estimate.mean_estimate(prior, problem, settings)
+        return {"wide": wide, "volume": on_host(problem, wide)}
+
+    found = watch.part("mean", make)
+    watch(1, "sampling")
+    return Estimate(jnp.asarray(found["wide"]), found["volume"])
 
 
 def _collect(
@@ -211,27 +215,35 @@ def _collect(
     problem: Problem,
     prior: Prior,
     sampling: sample.Sampling,
-    report: Report,
+    watch: Watch,
 ) -> Estimate:
     """The mean of the samples, and all of them, group after group."""
     kept, wide = [], jnp.zeros(problem.geometry.volume_shape)
-    for volumes in sample.draw_groups(key, prior, problem, sampling, report):
-        wide = wide + jnp.sum(volumes, axis=0) / sampling.num_samples
-        kept.append(on_host(problem, volumes))
+    for group in sample.groups(problem, sampling):
+
+        def make(group: range = group):
+            volumes = sample.draw_group(group, key, prior, problem, sampling, watch)
+            total = jnp.sum(volumes, axis=0) / sampling.num_samples
+            return {"volumes": on_host(problem, volumes), "share": total}
+
+        name = f"samples_{group.start}"
+        found = watch.part(name, make)
+        watch.forget(f"{name}_running")
+        watch(group.stop * sampling.num_steps, sample.stage(group, sampling))
+        wide = wide + found["share"]
+        kept.append(found["volumes"])
     samples = np.concatenate(kept)
     return Estimate(wide, samples.mean(axis=0), samples)
 
 
-def _posterior(key, problem, prior, settings, report) -> Estimate:
+def _posterior(key, problem, prior, settings, watch) -> Estimate:
     sampling = sample.residual_sampling(prior, settings)
-    return _collect(key, problem, prior, sampling, report)
+    return _collect(key, problem, prior, sampling, watch)
 
 
-def _default(key, problem, prior, settings, report) -> Estimate:
-    found = _mean(key, problem, prior, settings, lambda n, _: report(n, "sampling"))
-    drawn = _posterior(
-        key, problem, prior, settings, lambda n, text: report(1 + n, text)
-    )
+def _default(key, problem, prior, settings, watch) -> Estimate:
+    found = _mean(key, problem, prior, settings, watch)
+    drawn = _posterior(key, problem, prior, settings, watch.after(1))
     return found._replace(samples=drawn.samples)
 
 
@@ -330,7 +342,7 @@ def sampler_method(
 def _bound(sampling: sample.Sampling, landing: int | None) -> dict[str, Any]:
     """Fields of a row that depend on how its sampler is set."""
 
-    def run(key, problem, prior, settings, report):
+    def run(key, problem, prior, settings, watch):
         chosen = settings.schedule is not None
         here = dataclasses.replace(
             sampling,
@@ -340,7 +352,7 @@ def _bound(sampling: sample.Sampling, landing: int | None) -> dict[str, Any]:
             numbers=tuple((n, jnp.float32(v)) for n, v in sampling.numbers),
             window=settings.windows,
         )
-        return _collect(key, problem, prior, here, report)
+        return _collect(key, problem, prior, here, watch)
 
     def pairs(settings, angles):
         if landing is None:
