@@ -75,6 +75,16 @@ SmallAngles = Annotated[
 Log = Annotated[
     str, typer.Option(metavar="auto|off|on", help="Take the logarithm of the tilts.")
 ]
+Seed = Annotated[int, typer.Option(min=0, help="Seed; equal seeds, equal results.")]
+Out = Annotated[
+    pathlib.Path, typer.Option(metavar="DIR", help="Folder for the results.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON instead of lines to read.")
+]
 Verbose = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Print each decision with its file and line."),

@@ -34,6 +34,7 @@ def reconstruct(
     rule: choices.RuleOption = None,
     solver: choices.SolverOption = None,
     schedule: choices.ScheduleOption = None,
+    numbers: choices.Numbers = None,
     weighting: Annotated[
         str,
         typer.Option(
@@ -72,7 +73,9 @@ def reconstruct(
     from temdiff_jax.io import tilt_series
 
     settings = session.Settings(
-        choices.Sampling(method, prior, rule, solver, schedule, samples, steps),
+        choices.Sampling(
+            method, prior, rule, solver, schedule, samples, steps, tuple(numbers or ())
+        ),
         thickness=thickness,
         seed=seed,
         log=log,

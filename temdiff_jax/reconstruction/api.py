@@ -16,7 +16,7 @@ from temdiff_jax.geometry import CONVENTION
 from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.priors import Prior, range_verdict
-from temdiff_jax.reconstruction.methods import Estimate, Method, on_host
+from temdiff_jax.reconstruction.method import Estimate, Method, on_host
 from temdiff_jax.reconstruction.plan import (
     Choice,
     Plan,

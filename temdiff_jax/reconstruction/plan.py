@@ -19,7 +19,8 @@ from temdiff_jax.inverse.precision import Precision
 from temdiff_jax.inverse.problem import Inputs, Problem, Units
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.priors import Prior, load_prior
-from temdiff_jax.reconstruction.methods import Method, check_network, method_of
+from temdiff_jax.reconstruction.method import Method
+from temdiff_jax.reconstruction.methods import check_network, method_of
 from temdiff_jax.reconstruction.sample import MakeSampler
 from temdiff_jax.reconstruction.settings import Settings, check_windows
 from temdiff_jax.reconstruction.watch import Arrays, Watch
@@ -49,8 +50,6 @@ class Plan:
         digest = hashlib.sha256()
         for array in (job.tilts, job.series.angles_deg, job.trust):
             digest.update(np.ascontiguousarray(array).tobytes())
-        sampling = choice.method.sampling
-        numbers = () if sampling is None else (*sampling.numbers, *sampling.counts)
         return {
             "input": digest.hexdigest(),
             "tilts": list(job.tilts.shape),
@@ -58,7 +57,7 @@ class Plan:
             "voxel_size_angstrom": job.series.voxel_size_angstrom,
             "method": choice.method.name,
             "settings": choice.settings.describe(),
-            "numbers": {name: str(value) for name, value in numbers},
+            "numbers": {n: str(v) for n, v in choice.method.numbers.items()},
             "prior": None if choice.prior is None else choice.prior.sha256,
             "weighting": job.options.weighting,
             "spread": None if job.options.spread is None else str(job.options.spread),

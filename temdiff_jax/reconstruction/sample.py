@@ -183,11 +183,10 @@ def draw_group(
         watch(group.start * steps + done * len(group), stage(group, sampling))
 
     state, _ = chunked.run_chunked(
-        program,
+        jax.tree_util.Partial(program, bound),
         go_on,
         start,
         sigmas,
-        args=(bound,),
         chunk=largest_divisor(steps, CHUNK_STEPS),
         on_progress=tell,
         path=watch.file(f"samples_{group.start}_running"),

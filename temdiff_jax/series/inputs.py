@@ -88,7 +88,7 @@ def with_inputs(problem: Problem, settings: TikhonovSettings) -> Problem:
     if precision.modes is not None or weight.shape[1:] != (1, 1):
         weight = precision.per_tilt(geometry.tilts_shape)
     estimate = tikhonov_normalised(problem, settings)
-    chi2 = noise.chi2_per_tilt(estimate, tilts, geometry, precision)
+    chi2 = weighting.chi2_per_tilt(project(estimate, geometry) - tilts, precision)
     inputs = Inputs(
         estimate,
         jnp.maximum(jnp.std(geometry.crop(estimate)), 1e-6),

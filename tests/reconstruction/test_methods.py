@@ -227,6 +227,33 @@ def test_numbers_that_a_sampler_does_not_have_are_refused():
         TABLE["dps"].with_numbers(scal=0.1)
     with pytest.raises(InputError, match="expected a published sampler, got fbp"):
         TABLE["fbp"].with_numbers(lam=0.1)
+    for change, wanted in (
+        ({"num_iters": 2.5}, "expected num_iters as a whole number of at least 1"),
+        ({"num_iters": 0}, "got 0; 5 is its own value"),
+        ({"eta": "much"}, "expected eta as a finite number, got 'much'"),
+        ({"eta": float("nan")}, "expected eta as a finite number, got nan"),
+    ):
+        with pytest.raises(InputError, match=wanted):
+            TABLE["dds"].with_numbers(**change)
+
+
+def test_numbers_of_a_sampler_are_shown_and_taken_in_their_own_kind():
+    assert TABLE["dps"].numbers == {"scale": 0.05}
+    assert TABLE["dds-tuned"].numbers == {"eta": 0.0, "num_iters": 1}
+    assert TABLE["fbp"].numbers == {}
+    changed = TABLE["dds"].with_numbers(eta=1, num_iters=2.0)
+    assert changed.numbers == {"eta": 1.0, "num_iters": 2}
+    # A whole number is compiled in, another one is an argument.
+    assert changed.sampling.numbers == (("eta", 1.0),)
+    assert changed.sampling.counts == (("num_iters", 2),)
+
+
+def test_a_sampler_under_another_number_gives_another_volume(tilts):
+    own = run("dps", tilts)
+    changed = run("dps", tilts, row=cheap("dps").with_numbers(scale=0.5))
+    assert np.max(np.abs(changed.mean - own.mean)) > 1e-4
+    assert own.provenance["numbers"] == {"scale": 0.05}
+    assert changed.provenance["numbers"] == {"scale": 0.5}
 
 
 @pytest.mark.parametrize("name", published.SAMPLERS)
