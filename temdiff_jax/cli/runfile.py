@@ -1,7 +1,7 @@
 """Options of a command from a file: TOML, or the record of an earlier run.
 
-The names are those of the options.  What stands on the command line wins; relative paths
-start from the file.
+The names are those of the options.  What stands on the command line wins; relative
+paths start from the file.
 """
 
 import difflib
@@ -128,9 +128,8 @@ def _value(file: pathlib.Path, key: str, value: Any, param: Any) -> Any:
         return words if getattr(param, "multiple", False) else ",".join(words)
     text = str(value)
     ending = _PERHAPS_FILES.get(str(param.name))
-    if "path" in type(param.type).__name__.lower() or (
-        ending and text.endswith(ending)
-    ):
+    is_path = "path" in type(param.type).__name__.lower()
+    if is_path or (ending is not None and text.endswith(ending)):
         text = str(file.absolute().parent / text)
     return [text] if getattr(param, "multiple", False) else text
 
@@ -147,7 +146,8 @@ def given(ctx: typer.Context) -> dict[str, Any]:
         if value is None or value == ():
             continue
         ending = _PERHAPS_FILES.get(name)
-        if isinstance(value, pathlib.Path) or (ending and str(value).endswith(ending)):
+        is_file = ending is not None and str(value).endswith(ending)
+        if is_file or isinstance(value, pathlib.Path):
             value = str(pathlib.Path(value).absolute())
         found[key_of(param)] = list(value) if isinstance(value, tuple) else value
     return found

@@ -17,7 +17,6 @@ import numpy as np
 
 from temdiff_jax.geometry import lateral_margin_for
 from temdiff_jax.inverse.tikhonov import settings_for
-from temdiff_jax.io import gate
 from temdiff_jax.reconstruction import sample, tiling
 from temdiff_jax.reconstruction.plan import Choice, Plan
 
@@ -27,7 +26,7 @@ PROGRAM_BYTES = 480 * 2**20
 # Wide volumes and stacks of tilts that live at once.
 SOLVE_VOLUMES, SOLVE_TILTS = 4.4, 1.0
 WEIGH_VOLUMES, WEIGH_TILTS = 18.0, 76.0
-PULL_VOLUMES = 5.0
+PULL_VOLUMES = 6.0
 MAPS = 9.0
 # Coherent modes of a tilt, with the weights.
 MODES = 8
@@ -184,11 +183,6 @@ def speed() -> float:
     return ACCELERATOR
 
 
-def free_bytes() -> int | None:
-    """What this process may still take: as the machine, its groups and limits say."""
-    return gate.free_memory_bytes()
-
-
 def device_limit() -> int | None:
     """Bytes of the first device; None where it is the host or does not tell."""
     statistics: Mapping[str, Any] | None = jax.devices()[0].memory_stats()
@@ -203,13 +197,11 @@ def fitting(size: Size, planned: Plan, needed: Any) -> int | None:
       planned: It.
       needed: ``Forecast -> bool``, whether it fits.
     """
-    angles = planned.job.series.angles_deg
+    choice, job = planned.choice, planned.job
+    angles = job.series.angles_deg
     for factor in range(2, 17):
         smaller = size.binned(factor, angles)
-        outlook = predict(
-            smaller, planned.choice, planned.job.options.weighting, angles
-        )
-        if needed(outlook):
+        if needed(predict(smaller, choice, job.options.weighting, angles)):
             return factor
     return None
 
