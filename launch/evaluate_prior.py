@@ -50,6 +50,7 @@ from temdiff_jax.reconstruction.denoiser import (
     unconditional,
 )
 from temdiff_jax.reconstruction.settings import Settings
+from temdiff_jax.reconstruction.watch import Watch
 from temdiff_jax.report import gallery
 from temdiff_jax.series import inputs
 from temdiff_jax.simulator import grey_to_stain
@@ -209,7 +210,7 @@ def _draw_on_one_grid(prior, truth, problem, key, count) -> Drawn:
     ready = inputs.with_inputs(problem, settings)
     choice = Settings(num_samples=count, mirrors=False)
     method = methods.table()["default"]
-    found = method.run(key, ready, prior, choice, lambda done, text: None)
+    found = method.run(key, ready, prior, choice, Watch())
     assert found.samples is not None
     unit = float(frame_of(ready, prior).unit * ready.units.contrast)
     base = ready.to_input_units(ready.shown.tikhonov)

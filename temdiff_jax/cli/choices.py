@@ -12,7 +12,7 @@ import typer
 from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from temdiff_jax.reconstruction.api import Choice
+    from temdiff_jax.reconstruction.plan import Choice
 
 Method = Annotated[
     str, typer.Option(metavar="NAME", help="Method; see temdiff methods.")
@@ -117,12 +117,12 @@ def choose(sampling: Sampling) -> "Choice":
     Raises:
       InputError: Anything that is not known or does not fit.
     """
-    from temdiff_jax.reconstruction import api, methods
+    from temdiff_jax.reconstruction import methods, plan
 
     method = methods.method_of(sampling.method)
     if sampling.numbers:
         method = method.with_numbers(**parse_numbers(sampling.numbers))
-    return api.choose(
+    return plan.choose(
         method,
         sampling.prior,
         rule=load_rule(sampling.rule),

@@ -169,7 +169,8 @@ def check_depth(
         hint = f"{thickness} Angstrom are {voxels} voxels; "
     raise InputError(
         f"--thickness: expected voxels, at most {most} for tilts of {shape[0]} x "
-        f"{shape[1]} pixels, got {thickness}; {hint}give the thickness in voxels"
+        f"{shape[1]} pixels, got {thickness}; {hint}give the thickness in voxels, or "
+        "pass --deep"
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from temdiff_jax.cli import choices, options
+from temdiff_jax.cli import choices, options, runfile
 from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,21 +56,39 @@ def reconstruct(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with a run that was stopped; else begin one."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print memory, time and disk space needed, and stop."
+        ),
+    ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Allow a slab much deeper than it is wide.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the record of the run as JSON.")
     ] = False,
+    config: runfile.Config = None,
+    write_config: runfile.WriteConfig = None,
 ) -> None:
     """Reconstruct the volume of a tilt series.
 
     Writes NAME_temdiff.mrc (mean), NAME_std.mrc, NAME_report.png and
     NAME.temdiff.json.
     """
+    del config  # read before the other options
     options.check_choice("--log", log, options.LOG_MODES)
     options.check_choice("--weighting", weighting, options.WEIGHTINGS)
     angle_range = options.parse_range(tilt_range)
 
     from temdiff_jax.cli import estimate, outputs, session
-    from temdiff_jax.io import tilt_series
+    from temdiff_jax.io import tilt_series, write
 
     settings = session.Settings(
         choices.Sampling(
@@ -80,6 +98,8 @@ def reconstruct(
         seed=seed,
         log=log,
         weighting=weighting,
+        dry_run=dry_run,
+        resume=resume,
     ).checked()
     series = tilt_series.load_tilt_series(
         path,
@@ -99,6 +119,7 @@ def reconstruct(
         series.name,
         overwrite=overwrite,
         inputs=[file for file in (path, angles, alignment) if file is not None],
+        resume=resume,
     )
     running = session.Session(context.obj or (), as_json=as_json)
     if verbose:
@@ -107,7 +128,12 @@ def reconstruct(
         thickness, _ = options.depth(None, series.thickness_px, bin_factor, 0)
     sides = (series.tilts.shape[1] // bin_factor, series.tilts.shape[2] // bin_factor)
     size = series.voxel_size_angstrom
-    options.check_depth(thickness, sides, None if size is None else size * bin_factor)
+    if not deep:
+        voxel = None if size is None else size * bin_factor
+        options.check_depth(thickness, sides, voxel)
+    chosen = runfile.given(context)
+    if write_config is not None:
+        write.write_text(write_config, runfile.text_of(chosen), overwrite=overwrite)
     session.reconstruct(
         running,
         binned(series, bin_factor),
@@ -123,6 +149,7 @@ def reconstruct(
             "axis_angle_deg": axis_angle,
             "decisions": [str(decision) for decision in series.decisions],
             "bin": bin_factor,
+            "config": chosen,
         },
     )
 

@@ -128,12 +128,16 @@ def _host(leaf: Any) -> np.ndarray:
 
 
 def _identity(*inputs: Any) -> str:
-    """Digest of all that decides a run but its kernel."""
-    leaves, structure = jax.tree.flatten(inputs)
-    digest = hashlib.sha256(str(structure).encode())
-    for leaf in leaves:
+    """Digest of all that decides a run but its kernel.
+
+    Leaves are named by their paths: a structure may hold functions, whose text is
+    another in every process.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(inputs)[0]:
         array = _host(leaf)
-        digest.update(f"{array.dtype} {array.shape}".encode())
+        name = jax.tree_util.keystr(path)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 

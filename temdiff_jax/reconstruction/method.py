@@ -18,9 +18,7 @@ from temdiff_jax.inverse.problem import Measurement, Problem
 from temdiff_jax.priors import Prior
 from temdiff_jax.reconstruction import sample
 from temdiff_jax.reconstruction.settings import Schedule, Settings
-
-# Called with the steps done, of those that ``Method.steps`` counts, and a message.
-Report = Callable[[int, str], None]
+from temdiff_jax.reconstruction.watch import Watch
 
 
 class Estimate(NamedTuple):
@@ -37,7 +35,8 @@ class Estimate(NamedTuple):
     samples: np.ndarray | None = None
 
 
-Run = Callable[[jax.Array, Problem, Prior | None, Settings, Report], Estimate]
+# The watch is told of the steps that ``Method.steps`` counts.
+Run = Callable[[jax.Array, Problem, Prior | None, Settings, Watch], Estimate]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Method:
 
     Attributes:
       name: As written on the command line.
-      run: ``(key, problem, prior, settings, report) -> Estimate``.
+      run: ``(key, problem, prior, settings, watch) -> Estimate``.
       summary: What it is, one line.
       paper: Where it comes from.
       calls: Network calls on whole volumes, given the settings.
@@ -122,7 +121,7 @@ class Method:
         return dataclasses.replace(self, **_bound(sampling, self.landing))
 
     def steps(self, settings: Settings) -> int:
-        """How many steps ``run`` reports."""
+        """How many steps ``run`` tells of."""
         draws = "num_samples" in self.takes
         once = 1 if self.name in ("default", "mean") or not draws else 0
         return once + draws * settings.num_samples * settings.num_steps
@@ -163,13 +162,23 @@ def collect(
     problem: Problem,
     prior: Prior,
     sampling: sample.Sampling,
-    report: Report,
+    watch: Watch,
 ) -> Estimate:
     """The mean of the samples, and all of them, group after group."""
     kept, wide = [], jnp.zeros(problem.geometry.volume_shape)
-    for volumes in sample.draw_groups(key, prior, problem, sampling, report):
-        wide = wide + jnp.sum(volumes, axis=0) / sampling.num_samples
-        kept.append(on_host(problem, volumes))
+    for group in sample.groups(problem, sampling):
+
+        def make(group: range = group):
+            volumes = sample.draw_group(group, key, prior, problem, sampling, watch)
+            total = jnp.sum(volumes, axis=0) / sampling.num_samples
+            return {"volumes": on_host(problem, volumes), "share": total}
+
+        name = f"samples_{group.start}"
+        found = watch.part(name, make)
+        watch.forget(f"{name}_running")
+        watch(group.stop * sampling.num_steps, sample.stage(group, sampling))
+        wide = wide + found["share"]
+        kept.append(found["volumes"])
     samples = np.concatenate(kept)
     return Estimate(wide, samples.mean(axis=0), samples)
 
@@ -250,7 +259,7 @@ def sampler_method(
 def _bound(sampling: sample.Sampling, landing: int | None) -> dict[str, Any]:
     """Fields of a row that depend on how its sampler is set."""
 
-    def run(key, problem, prior, settings, report):
+    def run(key, problem, prior, settings, watch):
         chosen = settings.schedule is not None
         here = dataclasses.replace(
             sampling,
@@ -260,7 +269,7 @@ def _bound(sampling: sample.Sampling, landing: int | None) -> dict[str, Any]:
             numbers=tuple((n, jnp.float32(v)) for n, v in sampling.numbers),
             window=settings.windows,
         )
-        return collect(key, problem, prior, here, report)
+        return collect(key, problem, prior, here, watch)
 
     def pairs(settings, angles):
         if landing is None:

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from temdiff_jax import baselines
@@ -74,38 +75,42 @@ def _tv(angles: np.ndarray):
 
 
 def _classical(choose: Callable[[np.ndarray], tuple]) -> Run:
-    def run(key, problem, prior, settings, report):
+    def run(key, problem, prior, settings, watch):
         del key, prior, settings
         solve, numbers, static = choose(_degrees(problem))
         wide = _solve(problem, numbers, solve=solve, static=static)
-        report(1, "done")
+        watch(1, "done")
         return Estimate(wide, on_host(problem, wide))
 
     return run
 
 
-def _tikhonov(key, problem, prior, settings, report) -> Estimate:
+def _tikhonov(key, problem, prior, settings, watch) -> Estimate:
     """The quadratic estimate, which every problem with inputs holds already."""
     del key, prior, settings
     wide = problem.shown.tikhonov
-    report(1, "done")
+    watch(1, "done")
     return Estimate(wide, on_host(problem, wide))
 
 
 # ----- the prior's own ----------------------------------------------------------------
 
 
-def _mean(key, problem, prior, settings, report) -> Estimate:
+def _mean(key, problem, prior, settings, watch) -> Estimate:
     del key
-    wide, _ = estimate.mean_estimate(prior, problem, settings)
-    found = Estimate(wide, on_host(problem, wide))
-    report(1, "done")
-    return found
+
+    def make():
+        wide, _ = estimate.mean_estimate(prior, problem, settings)
+        return {"wide": wide, "volume": on_host(problem, wide)}
+
+    found = watch.part("mean", make)
+    watch(1, "sampling")
+    return Estimate(jnp.asarray(found["wide"]), found["volume"])
 
 
-def _coarse_to_fine(key, problem, prior, settings, report) -> Estimate:
+def _coarse_to_fine(key, problem, prior, settings, watch) -> Estimate:
     """Samples of a prior that refines a linear guess, and their mean."""
-    groups = multigrid.draw_groups(key, prior, problem, settings, report)
+    groups = multigrid.draw_groups(key, prior, problem, settings, watch)
     samples = np.concatenate(list(groups))
     volume, estimate_here = samples.mean(axis=0), problem.shown.tikhonov
     normalised = (volume - problem.units.mean) / problem.units.contrast
@@ -114,18 +119,16 @@ def _coarse_to_fine(key, problem, prior, settings, report) -> Estimate:
     return Estimate(wide, volume, samples)
 
 
-def _posterior(key, problem, prior, settings, report) -> Estimate:
+def _posterior(key, problem, prior, settings, watch) -> Estimate:
     if prior.network.config.refines:
-        return _coarse_to_fine(key, problem, prior, settings, report)
+        return _coarse_to_fine(key, problem, prior, settings, watch)
     sampling = sample.residual_sampling(prior, settings)
-    return collect(key, problem, prior, sampling, report)
+    return collect(key, problem, prior, sampling, watch)
 
 
-def _default(key, problem, prior, settings, report) -> Estimate:
-    found = _mean(key, problem, prior, settings, lambda n, _: report(n, "sampling"))
-    drawn = _posterior(
-        key, problem, prior, settings, lambda n, text: report(1 + n, text)
-    )
+def _default(key, problem, prior, settings, watch) -> Estimate:
+    found = _mean(key, problem, prior, settings, watch)
+    drawn = _posterior(key, problem, prior, settings, watch.after(1))
     return found._replace(samples=drawn.samples)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from temdiff_jax.projector import ray_lengths
 from temdiff_jax.reconstruction.denoiser import denoiser, frame_of
 from temdiff_jax.reconstruction.sample import BATCH_VOXELS, largest_divisor
 from temdiff_jax.reconstruction.settings import Rule, Settings, Solver
+from temdiff_jax.reconstruction.watch import Watch
 from temdiff_jax.series import inputs, noise
 
 # Noise level of a coarse grid at which the next finer one begins.
@@ -217,7 +218,7 @@ def draw_groups(
     prior: Prior,
     problem: Problem,
     settings: Settings,
-    report: Callable[[int, str], None],
+    watch: Watch,
 ) -> Iterator[np.ndarray]:
     """Samples of a series, in groups of one size.
 
@@ -227,7 +228,7 @@ def draw_groups(
       problem: With inputs.
       settings: ``num_samples``, ``num_steps`` of the coarsest grid, solver, rule,
         ``cg_iters``, ``consistency_from`` and the windows are read.
-      report: Called with the sample-steps done and a message.
+      watch: Told the sample-steps done; keeps finished groups.
 
     Yields:
       ``[group, z, x, y]`` over the field of view, input units.
@@ -244,21 +245,25 @@ def draw_groups(
     means = tuple(mean_of(prior, grid, window=settings.windows) for grid in grids)
     pull = Pull(settings.the_rule(), settings.cg_iters, settings.consistency_from)
     group = largest_divisor(count, BATCH_VOXELS // int(np.prod(extents)))
+    start = [(n - m) // 2 for n, m in zip(even.field_of_view, extents)]
+    cut = tuple(slice(s, s + n) for s, n in zip(start, extents))
     for first in range(0, count, group):
-        drawn = draw(
-            jax.random.fold_in(key, first),
-            prior,
-            grids,
-            means,
-            count=group,
-            steps=steps,
-            solver=settings.the_solver(),
-            window=settings.windows,
-            pull=pull,
-        )
-        start = [(n - m) // 2 for n, m in zip(even.field_of_view, extents)]
-        cut = tuple(slice(s, s + n) for s, n in zip(start, extents))
-        found = np.asarray(drawn)[(slice(None), *cut)]
+
+        def make(first: int = first):
+            drawn = draw(
+                jax.random.fold_in(key, first),
+                prior,
+                grids,
+                means,
+                count=group,
+                steps=steps,
+                solver=settings.the_solver(),
+                window=settings.windows,
+                pull=pull,
+            )
+            return {"volumes": np.asarray(drawn)[(slice(None), *cut)]}
+
+        found = watch.part(f"samples_{first}", make)
         done = (first + group) * settings.num_steps
-        report(done, f"sampling {first + group} of {count}")
-        yield found
+        watch(done, f"sampling {first + group} of {count}")
+        yield found["volumes"]

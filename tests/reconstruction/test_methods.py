@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax.diffusion import algebra
+from temdiff_jax.diffusion import algebra, chunked
 from temdiff_jax.diffusion import methods as published
 from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
@@ -17,7 +17,7 @@ from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
 from temdiff_jax.priors import Prior
 from temdiff_jax.projector import project
-from temdiff_jax.reconstruction import methods, reconstruct, sample
+from temdiff_jax.reconstruction import methods, reconstruct
 from temdiff_jax.reconstruction.denoiser import frame_of
 from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.series import inputs
@@ -161,9 +161,9 @@ def test_the_estimate_is_the_mean_of_the_samples_and_numbers_compile_nothing(til
     np.testing.assert_allclose(two.mean, two.samples.mean(axis=0), atol=1e-5)
     row = cheap("dolce").with_numbers(strength=0.7)
     run("dolce", tilts, row=row)
-    compiled = sample._advance._cache_size()
+    compiled = chunked._chunk._cache_size()
     run("dolce", tilts, row=row.with_numbers(strength=0.2))
-    assert sample._advance._cache_size() == compiled
+    assert chunked._chunk._cache_size() == compiled
 
 
 def test_volume_frame_is_empty_in_the_field_of_view_and_tikhonov_beside_it(tilts):

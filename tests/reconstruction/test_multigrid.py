@@ -16,6 +16,7 @@ from temdiff_jax.priors import Prior
 from temdiff_jax.projector import project
 from temdiff_jax.reconstruction import methods, multigrid
 from temdiff_jax.reconstruction.settings import Settings
+from temdiff_jax.reconstruction.watch import Watch
 from temdiff_jax.series import inputs
 
 DEGREES = np.linspace(-20.0, 20.0, 5)
@@ -103,7 +104,11 @@ def test_methods_sample_coarse_to_fine_and_pulls_bring_samples_to_the_tilts(prio
         settings = dataclasses.replace(SETTINGS, **change)
         row = methods.table()["default"]
         return row.run(
-            jax.random.key(3), problem, prior, settings, lambda n, t: told.append(n)
+            jax.random.key(3),
+            problem,
+            prior,
+            settings,
+            Watch(lambda n, text: told.append(n)),
         )
 
     free, pulled = run(), run(cg_iters=8)
