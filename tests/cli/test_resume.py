@@ -20,20 +20,9 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def stopping(monkeypatch, where, name):
-    """Makes a function stop as a signal would."""
-
-    def stop(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(where, name, stop)
-        yield
-
-
 @pytest.fixture
 def begun(series, library, tmp_path, monkeypatch):
-    """The folder of a run that was stopped while its report was drawn."""
+    """The folder of a run that was stopped after its volumes were written."""
     real = api.run
 
     def run_and_keep(planned, *, state, on_progress):

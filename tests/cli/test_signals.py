@@ -1,4 +1,4 @@
-"""Signals are heard while nothing of Python runs, and files of dead runs are cleaned."""
+"""Signals are heard while no Python runs, and files of dead runs are cleaned."""
 
 import signal
 import subprocess
