@@ -95,7 +95,11 @@ class Pace:
             speed = 1.0
         else:
             return None
-        return max(speed * self._sum(done, total) - (moment - last), 0.0)
+        # A step that is late already makes those to come late in proportion.
+        step = max(speed * self._sum(done, min(done + 1, total)), 1e-9)
+        late = max((moment - last) / step, 1.0)
+        rest = speed * self._sum(done, total)
+        return late * rest - (moment - last)
 
     def _sum(self, start: int, stop: int) -> float:
         if len(self._expected) < stop:

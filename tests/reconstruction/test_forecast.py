@@ -1,0 +1,98 @@
+"""The forecast grows as it should, and follows the plans of the compiler."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from temdiff_jax.inverse.tikhonov import settings_for
+from temdiff_jax.reconstruction import forecast, plan
+from temdiff_jax.reconstruction.forecast import Size
+from temdiff_jax.reconstruction.settings import Settings
+from temdiff_jax.series import preparation
+from temdiff_jax.series.preparation import SeriesOptions
+
+ANGLES = np.linspace(-20.0, 20.0, 11)
+TILTS = np.random.default_rng(0).normal(8.0, 1.0, (11, 32, 48)).astype(np.float32)
+
+
+@pytest.fixture
+def choice(prior):
+    return plan.choose("default", prior, Settings(window=32))
+
+
+def predicted(choice, size, weighting="adaptive"):
+    return forecast.predict(size, choice, weighting, ANGLES)
+
+
+def test_sizes_are_those_of_the_geometry(choice):
+    planned = plan.make_plan(TILTS, ANGLES, choice, SeriesOptions(24))
+    size, geometry = Size.of(planned), planned.job.geometry
+    assert size.wide == 4 * np.prod(geometry.volume_shape)
+    assert size.tilts == TILTS.nbytes
+    assert size.field == 4 * 24 * 48 * 32
+    half = size.binned(2, ANGLES)
+    assert (half.thickness, half.height, half.width) == (12, 16, 24)
+
+
+def test_steps_are_those_that_a_run_tells_of(choice, prior):
+    size = Size(11, 32, 48, 24, 8)
+    planned = plan.make_plan(TILTS, ANGLES, choice, SeriesOptions(24))
+    found = predicted(choice, size)
+    assert len(found.steps()) == planned.total
+    assert sum(found.steps()) == pytest.approx(found.seconds)
+    for method in ("mean", "posterior", "dps", "fbp", "tv", "tikhonov"):
+        other = plan.choose(method, prior if method not in ("fbp", "tv") else "default")
+        planned = plan.make_plan(TILTS, ANGLES, other, SeriesOptions(24))
+        assert len(predicted(other, size).steps()) == planned.total, method
+
+
+def test_more_of_anything_needs_more(choice):
+    size = Size(11, 32, 48, 24, 8)
+    base = predicted(choice, size)
+    for change in ({"num_tilts": 41}, {"height": 128}, {"thickness": 96}):
+        more = predicted(choice, dataclasses.replace(size, **change))
+        assert more.added() > base.added() and more.seconds > base.seconds, change
+    many = dataclasses.replace(
+        choice, settings=dataclasses.replace(choice.settings, num_samples=64)
+    )
+    assert predicted(many, size).host > base.host
+    assert predicted(many, size).calls > base.calls
+    assert predicted(choice, size, "off").device_bytes <= base.device_bytes
+    assert base.windows == (24, 32, 32) and base.num_windows == 3
+
+
+def test_a_binning_that_fits_is_found(choice):
+    planned = plan.make_plan(TILTS, ANGLES, choice, SeriesOptions(24))
+    size = Size(41, 2048, 2048, 256, 64)
+    whole = predicted(choice, size).added()
+    limit = whole / 5
+    factor = forecast.fitting(size, planned, lambda found: found.added() < limit)
+    assert factor in (2, 3)
+    assert forecast.fitting(size, planned, lambda found: False) is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.parametrize("thickness", [24, 48])
+def test_the_quadratic_estimate_needs_what_the_compiler_plans(choice, thickness):
+    """Arguments, results and temporaries of the compiled program, within a fifth."""
+    planned = plan.make_plan(
+        TILTS, ANGLES, choice, SeriesOptions(thickness, weighting="off")
+    )
+    geometry = planned.job.geometry
+    iterations = settings_for(ANGLES).num_iters
+    number = jnp.float32(1.0)
+    program = functools.partial(preparation._prepare_series, num_iters=iterations)
+    tilts = jax.ShapeDtypeStruct(geometry.tilts_shape, jnp.float32)
+    trust = jnp.asarray(planned.job.trust)
+    compiled = (
+        jax.jit(program).lower(tilts, geometry, number, number, trust, number).compile()
+    )
+    memory = compiled.memory_analysis()
+    size = Size.of(planned)
+    expected = forecast.SOLVE_VOLUMES * size.wide + forecast.SOLVE_TILTS * size.tilts
+    assert memory.temp_size_in_bytes == pytest.approx(expected, rel=0.2)
