@@ -144,8 +144,8 @@ def _preview(
         "dense matter": f"{record['dense_is']} (chosen by {record['dense_chosen_by']})",
         "wedge": f"{estimate.wedge(low, high)}  {missing:.0f} % of the directions "
         "are not measured",
-        "axis": estimate.axis_line(series.tilts, series.angles_deg),
-        "shifts": estimate.shift_line(series.tilts),
+        "axis": estimate.axis_line(series.tilts, series.angles_deg, series.alignment),
+        "shifts": estimate.shift_line(series.tilts, series.alignment),
         "masked": shares or "no pixel",
     }
     return preview, masked

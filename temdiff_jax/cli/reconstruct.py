@@ -89,7 +89,7 @@ def reconstruct(
         exclude=exclude,
         allow_small_angles=allow_small_angles,
     )
-    doubts = estimate.axis_doubt(series.tilts)
+    doubts = estimate.axis_doubt(series.tilts, series.alignment)
     series = dataclasses.replace(series, warnings=(*series.warnings, *doubts))
     files = outputs.plan(
         out,
@@ -135,6 +135,7 @@ def binned(series: "TiltSeries", factor: int) -> "TiltSeries":
       InputError: If a block would be larger than the image.
     """
     from temdiff_jax.io import binning
+    from temdiff_jax.io.alignment import record
 
     if factor == 1:
         return series
@@ -144,9 +145,12 @@ def binned(series: "TiltSeries", factor: int) -> "TiltSeries":
             f"--bin: expected at most {min(height, width)} for images of "
             f"{height} x {width} pixels, got {factor}; choose a smaller one"
         )
-    size = series.voxel_size_angstrom
+    size, lying = series.voxel_size_angstrom, series.alignment
+    if lying is not None:
+        lying = record.binned(lying, factor, image_shape=(height, width))
     return dataclasses.replace(
         series,
         tilts=binning.bin_stack(series.tilts, factor),
+        alignment=lying,
         voxel_size_angstrom=None if size is None else size * factor,
     )

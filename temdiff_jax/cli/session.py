@@ -13,7 +13,7 @@ import typer
 
 from temdiff_jax.cli import choices, environment, options, progress
 from temdiff_jax.cli.outputs import Outputs
-from temdiff_jax.io import axis, write
+from temdiff_jax.io import axis, images, write
 from temdiff_jax.io.tilt_series import TiltSeries
 
 RECORD_FORMAT = "temdiff-run-1"
@@ -93,6 +93,8 @@ def reconstruct(
     cache = environment.prepare_jax()
     session.say_later([f"warning: {line}" for line in series.warnings])
     session.say_later([describe(series), *settings.effort])
+    if series.alignment is not None:
+        session.say_later([lying(series)])
     if cache is None:
         session.say_later(["warning: no private cache folder; every run compiles anew"])
     started = time.monotonic()
@@ -121,6 +123,24 @@ def describe(series: TiltSeries) -> str:
         f"{series.name}: {series.num_tilts} tilts from {series.angles_deg[0]:g} to "
         f"{series.angles_deg[-1]:g} degrees, {height} x {width} pixels (y, x), {pitch}"
     )
+
+
+def lying(series: TiltSeries) -> str:
+    """One line about shifts and turns of a series that is used as it was recorded."""
+    own = series.alignment
+    assert own is not None
+    shift = float(np.hypot(*own.shifts_px.T).max())
+    turn = own.rotations_deg[np.argmax(np.abs(own.rotations_deg))]
+    line = (
+        f"images as recorded; the projector shifts them by up to {shift:.1f} pixels "
+        f"and turns them by up to {turn:.2f} degrees"
+    )
+    if np.ptp(own.magnifications) or own.magnifications[0] != 1:
+        line += f", magnifies by {own.magnifications.min():.4f} to "
+        line += f"{own.magnifications.max():.4f}"
+    if own.x_tilt_deg:
+        line += f", x-tilt {own.x_tilt_deg:g} degrees"
+    return line
 
 
 def make_record(
@@ -201,6 +221,7 @@ def _call(session: Session, series: TiltSeries, settings: Settings) -> Any:
         result = library_reconstruct(
             series.tilts,
             series.angles_deg,
+            alignment=series.alignment,
             thickness=settings.thickness,
             prior=settings.choice.prior or "default",
             method=settings.choice.method,
@@ -264,7 +285,8 @@ def _write_report(
     # whatever linearisation the library chose.
     measured = reprojection - residual
     thickness = int(result.mean.shape[0])
-    fbp = baselines.fbp(measured, series.angles_deg, thickness=thickness)
+    aligned = images.aligned(measured, series.alignment)
+    fbp = baselines.fbp(aligned, series.angles_deg, thickness=thickness)
     page = report.Page(
         volumes={
             "fbp": np.asarray(fbp),

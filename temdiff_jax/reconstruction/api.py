@@ -16,8 +16,11 @@ from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import CONVENTION
 from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.tikhonov import settings_for
+from temdiff_jax.io.alignment.record import Alignment
+from temdiff_jax.io.tilt_series import TiltSeries
 from temdiff_jax.priors import Prior, load_prior, range_verdict
 from temdiff_jax.reconstruction.methods import (
+    RESAMPLE,
     Estimate,
     Method,
     check_network,
@@ -82,9 +85,10 @@ class Choice:
 
 
 def reconstruct(
-    tilts: ArrayLike,
-    angles: ArrayLike,
+    tilts: ArrayLike | TiltSeries,
+    angles: ArrayLike | None = None,
     *,
+    alignment: Alignment | None = None,
     thickness: int | None = None,
     prior: str | Path | Prior = "default",
     method: str | Method | MakeSampler = "default",
@@ -107,9 +111,13 @@ def reconstruct(
     """Reconstructs a volume from a tilt series of any range.
 
     Args:
-      tilts: Line integrals ``[n_tilts, y, x]``, tilt axis along y, aligned; any
-        unit (see ``log`` for intensities).
+      tilts: Line integrals ``[n_tilts, y, x]``, tilt axis along y; any unit (see
+        ``log`` for intensities).  Or a series of ``load_tilt_series``, with its angles,
+        alignment and voxel size.
       angles: Degrees, one per tilt, in any order.
+      alignment: How the tilts lie in their images, for the projector, which shifts and
+        turns the volume's projections to them: no pixel is interpolated.  None for
+        tilts that are aligned.
       thickness: Slab thickness in voxels; default the tilts' width.
       prior: Name or path of a released prior, or a loaded one.
       method: A name of ``methods.table()``, which `temdiff methods` prints, a row of
@@ -144,6 +152,15 @@ def reconstruct(
       InputError: Anything wrong with the input; one line with expected, got and
         what to do.
     """
+    if isinstance(tilts, TiltSeries):
+        angles, alignment = tilts.angles_deg, tilts.alignment
+        voxel_size_angstrom = voxel_size_angstrom or tilts.voxel_size_angstrom
+        tilts = tilts.tilts
+    if angles is None:
+        raise InputError(
+            "angles: expected degrees, one per tilt, got none; pass them, or a series "
+            "of load_tilt_series"
+        )
     choice = choose(
         method,
         prior,
@@ -162,6 +179,7 @@ def reconstruct(
         tilt_weights,
         weighting,
         spread,
+        alignment,
     )
     started = time.monotonic()
     seed, job = checks.check_key(key), preparation.check_series(tilts, angles, options)
@@ -382,6 +400,7 @@ def _provenance(choice: Choice, job: preparation.Job, key: jax.Array) -> dict[st
         "key": [int(k) for k in np.ravel(jax.random.key_data(key))],
         "thickness": job.geometry.volume_shape[0],
         "lateral_margin": job.geometry.margin,
+        "alignment": _alignment(choice.method.name, series),
         "voxel_size_angstrom": series.voxel_size_angstrom,
         "angles_deg": [float(a) for a in series.angles_deg[job.rows]],
         "tilt_weights": [float(t) for t in job.trust[job.rows]],
@@ -395,3 +414,12 @@ def _provenance(choice: Choice, job: preparation.Job, key: jax.Array) -> dict[st
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }
+
+
+def _alignment(method: str, series: TiltSeries) -> str:
+    """Where shifts and turns of the tilts are made up for."""
+    if series.alignment is None:
+        return "none: the tilts are taken as aligned"
+    if method in RESAMPLE:
+        return f"one resampling of the tilts, for {method}"
+    return "the projector: the tilts are not resampled"

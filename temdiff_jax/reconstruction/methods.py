@@ -37,6 +37,9 @@ from temdiff_jax.reconstruction.settings import Schedule, Settings
 # Called with the steps done, of those that ``Method.steps`` counts, and a message.
 Report = Callable[[int, str], None]
 MIRRORS = 8
+# These are given tilts resampled to the aligned frame; the others leave shifts and
+# turns to the projector.
+RESAMPLE = ("fbp", "sirt", "sart", "tv")
 
 
 class Estimate(NamedTuple):
@@ -142,7 +145,8 @@ def _degrees(problem: Problem) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("solve", "static"))
 def _solve(problem, numbers, *, solve, static):
-    return solve(problem, **numbers, **dict(static))
+    aligned, back = problem.straightened()
+    return back(solve(aligned, **numbers, **dict(static)))
 
 
 def _fbp(angles: np.ndarray):

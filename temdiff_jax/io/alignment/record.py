@@ -141,23 +141,30 @@ def upright(alignment: Alignment, tilts: np.ndarray) -> tuple[Alignment, np.ndar
             f"shape {list(tilts.shape)}",
             "pass the images of this alignment",
         )
-    # The mean direction, as an angle of a vector: 179 and -179 degrees are close.
-    cos, sin = cos_sin(alignment.rotations_deg)
-    quarters = int(np.rint(np.rad2deg(np.arctan2(sin.mean(), cos.mean())) / 90))
-    turned = (alignment.rotations_deg - 90 * quarters + 180) % 360 - 180
-    if np.abs(turned).max() > 45:
+    turns = quarters(alignment)
+    if turns is None:
         raise gate.bad_input(
             "upright: rotations",
             "all within 45 degrees of one quarter",
             f"{alignment.rotations_deg.min():g} to {alignment.rotations_deg.max():g}",
             "resample the images (io.alignment.inplane.apply_inplane)",
         )
+    turned = (alignment.rotations_deg - 90 * turns + 180) % 360 - 180
     u, v = alignment.shifts_px.T
-    c, s = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters % 4]
+    c, s = ((1, 0), (0, 1), (-1, 0), (0, -1))[turns % 4]
     shifts = np.stack([c * u + s * v, c * v - s * u], axis=-1)
     moved = dataclasses.replace(alignment, shifts_px=shifts, rotations_deg=turned)
-    images = np.ascontiguousarray(np.rot90(tilts, quarters, axes=(1, 2)))
+    images = np.ascontiguousarray(np.rot90(tilts, turns, axes=(1, 2)))
     return moved, images
+
+
+def quarters(alignment: Alignment) -> int | None:
+    """Quarter turns nearest to all rotations; None where they lie about a diagonal."""
+    # The mean direction, as an angle of a vector: 179 and -179 degrees are close.
+    cos, sin = cos_sin(alignment.rotations_deg)
+    turns = int(np.rint(np.rad2deg(np.arctan2(sin.mean(), cos.mean())) / 90))
+    rest = (alignment.rotations_deg - 90 * turns + 180) % 360 - 180
+    return None if np.abs(rest).max() > 45 else turns
 
 
 def taken(alignment: Alignment, rows: ArrayLike) -> Alignment:

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.projector import seen_at
 
 # A value is fill if it repeats this often along the border of a tilt ...
 MIN_RUN = 8
@@ -54,7 +55,7 @@ class Masks(NamedTuple):
       fill: Constant borders, as rotation and shifting leave them, and their rim.
       hot: Single pixels far from their neighbours, too bright or too dark.
       saturated: Where the detector clipped.
-      outside: Rays that miss a part of the slab, ``[n_tilts, u, 1]``.
+      outside: Rays that miss a part of the slab, ``[n_tilts, u, 1]`` or per pixel.
     """
 
     fill: np.ndarray
@@ -237,15 +238,29 @@ def _is_floor(image: np.ndarray, region: np.ndarray) -> bool:
 def outside_mask(geometry: TiltGeometry, *, min_share: float = MIN_SHARE) -> np.ndarray:
     """Rays ``[n_tilts, u, 1]`` that leave the modelled volume before the slab ends.
 
+    ``[n_tilts, u, y]`` where the tilts have a motion: what looks beside the field of
+    view is outside, too.
+
     A slab is thought to continue sideways.  The path of a ray between its faces is
     ``thickness / cos(theta)`` long; what lies beyond the modelled columns adds to the
     data but is not in the volume.  Meant for slabs: a specimen that ends inside the
     volume has no such rays.
     """
-    angles = np.asarray(geometry.angles_rad, np.float64)[:, None]
+    angles = np.asarray(geometry.angles_rad, np.float64)[:, None, None]
+    u = (np.arange(geometry.num_u) - (geometry.num_u - 1) / 2)[:, None]
+    if geometry.motion is None:
+        return _share_inside(u, angles, geometry) < min_share
+    columns, _, inside = seen_at(geometry)
+    angles = angles + np.asarray(geometry.motion.tilt_rad)[:, None, None]
+    return ~inside | (_share_inside(columns, angles, geometry) < min_share)
+
+
+def _share_inside(
+    u: np.ndarray, angles: np.ndarray, geometry: TiltGeometry
+) -> np.ndarray:
+    """Share of its path through the slab that a ray has in the modelled columns."""
     nz, nx, _ = geometry.volume_shape
     cos, sin = np.cos(angles), np.sin(angles)
-    u = np.arange(geometry.num_u) - (geometry.num_u - 1) / 2
     # Where the ray crosses the depth z it lies at x = (u - z sin) / cos.
     steep = np.abs(cos) < 1e-6
     safe = np.where(steep, 1.0, cos)
@@ -258,8 +273,7 @@ def outside_mask(geometry: TiltGeometry, *, min_share: float = MIN_SHARE) -> np.
     share = np.where(
         upright, np.abs(low) <= 0.5 * nx, inside / np.where(upright, 1, span)
     )
-    share = np.where(steep, 0.0, share)
-    return (share < min_share)[:, :, None]
+    return np.where(steep, 0.0, share)
 
 
 def repair(tilts: ArrayLike, keep: ArrayLike) -> np.ndarray:
