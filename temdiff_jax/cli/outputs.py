@@ -7,20 +7,27 @@ from collections.abc import Iterable
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 
+# Endings of volumes by the name of their format.
+VOLUMES = {"mrc": ".mrc", "ome-zarr": ".ome.zarr"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """Files that one run writes, and whether they may replace older ones."""
+    """Files that one run writes, and whether they may replace older ones.
+
+    A method that draws no samples has no `std`.
+    """
 
     mean: pathlib.Path
-    std: pathlib.Path
+    std: pathlib.Path | None
     report: pathlib.Path
     record: pathlib.Path
     overwrite: bool
 
     def paths(self) -> tuple[pathlib.Path, ...]:
         """All files, in the order in which they are written."""
-        return (self.mean, self.std, self.record, self.report)
+        std = () if self.std is None else (self.std,)
+        return (self.mean, *std, self.record, self.report)
 
 
 def plan(
@@ -29,6 +36,8 @@ def plan(
     *,
     overwrite: bool,
     inputs: Iterable[pathlib.Path] = (),
+    ending: str = ".mrc",
+    spread: bool = True,
 ) -> Outputs:
     """Names the files of a run and checks that all of them can be written.
 
@@ -39,13 +48,15 @@ def plan(
       name: Name of the series, first part of every file name.
       overwrite: Whether files of an earlier run may be replaced.
       inputs: Files that this run reads, never to be replaced.
+      ending: Of the volumes, see `VOLUMES`.
+      spread: Whether there are samples, and so a standard deviation.
 
     Raises:
       InputError: If the folder cannot be made or written, or a file is in the way.
     """
     files = Outputs(
-        mean=folder / f"{name}_temdiff.mrc",
-        std=folder / f"{name}_std.mrc",
+        mean=folder / f"{name}_temdiff{ending}",
+        std=folder / f"{name}_std{ending}" if spread else None,
         report=folder / f"{name}_report.png",
         record=folder / f"{name}.temdiff.json",
         overwrite=overwrite,
@@ -80,4 +91,11 @@ def prepare(
                 f"--out: expected outputs beside the inputs, got {path} as both; pass "
                 "another folder"
             )
+        if path.suffix == ".zarr" and path.is_dir():  # a store is a folder
+            if not overwrite:
+                raise InputError(
+                    f"{path}: expected a new store, got one that exists; choose "
+                    "another folder or pass --overwrite"
+                )
+            continue
         write.check_output(path, overwrite=overwrite)

@@ -52,6 +52,10 @@ def reconstruct(
     out: Annotated[
         pathlib.Path, typer.Option(metavar="DIR", help="Folder for the results.")
     ] = pathlib.Path(),
+    volume_format: Annotated[
+        str,
+        typer.Option("--format", metavar="mrc|ome-zarr", help="Of the volumes."),
+    ] = "mrc",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
     ] = False,
@@ -61,8 +65,8 @@ def reconstruct(
 ) -> None:
     """Reconstruct the volume of a tilt series.
 
-    Writes NAME_temdiff.mrc (mean), NAME_std.mrc, NAME_report.png and
-    NAME.temdiff.json.
+    Writes NAME_temdiff.mrc (mean), NAME_std.mrc if samples are drawn, NAME_report.png
+    and NAME.temdiff.json.
     """
     options.check_choice("--log", log, options.LOG_MODES)
     options.check_choice("--weighting", weighting, options.WEIGHTINGS)
@@ -71,6 +75,7 @@ def reconstruct(
     from temdiff_jax.cli import estimate, outputs, session
     from temdiff_jax.io import tilt_series
 
+    options.check_choice("--format", volume_format, tuple(outputs.VOLUMES))
     settings = session.Settings(
         choices.Sampling(method, prior, rule, solver, schedule, samples, steps),
         thickness=thickness,
@@ -95,6 +100,8 @@ def reconstruct(
         out,
         series.name,
         overwrite=overwrite,
+        ending=outputs.VOLUMES[volume_format],
+        spread=settings.draws,
         inputs=[file for file in (path, angles, alignment) if file is not None],
     )
     running = session.Session(context.obj or (), as_json=as_json)

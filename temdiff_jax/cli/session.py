@@ -14,6 +14,7 @@ import typer
 from temdiff_jax.cli import choices, environment, options, progress
 from temdiff_jax.cli.outputs import Outputs
 from temdiff_jax.io import axis, images, write
+from temdiff_jax.io.formats import ome_zarr
 from temdiff_jax.io.tilt_series import TiltSeries
 
 RECORD_FORMAT = "temdiff-run-1"
@@ -30,6 +31,11 @@ class Settings:
     weighting: str = options.DEFAULT_WEIGHTING
     choice: Any = None
     effort: tuple[str, ...] = ()
+
+    @property
+    def draws(self) -> bool:
+        """Whether the method that was chosen draws samples."""
+        return "num_samples" in self.choice.method.takes
 
     def checked(self) -> "Settings":
         """With the choice of the library, and lines about its effort.
@@ -153,6 +159,7 @@ def make_record(
 ) -> dict[str, Any]:
     """Everything needed to judge and repeat a run, ready for JSON."""
     from temdiff_jax import geometry
+    from temdiff_jax.reconstruction import notes
 
     return {
         "format": RECORD_FORMAT,
@@ -180,10 +187,7 @@ def make_record(
         "chi2": np.asarray(result.chi2),
         "weights": np.asarray(result.weights),
         "library": dict(result.provenance),
-        "warnings": [
-            *series.warnings,
-            *(line.removeprefix("warning: ") for line in _doubts(result.provenance)),
-        ],
+        "warnings": [*series.warnings, *notes.warnings(result.provenance)],
         "device": environment.device_kind(),
         "versions": environment.versions(),
     }
@@ -245,6 +249,16 @@ def _write_volumes(
         (files.mean, result.mean, f"mean, method {settings.sampling.method}"),
         (files.std, result.std, "standard deviation of the samples, uncalibrated"),
     ):
+        if path is None:
+            continue
+        if path.suffix == ".zarr":
+            ome_zarr.write_ome_zarr(
+                path,
+                axis.volume_to_file(np.asarray(volume), series.tilt_axis),
+                series.voxel_size_angstrom,
+                overwrite=files.overwrite,
+            )
+            continue
         write.write_mrc(
             path,
             axis.volume_to_file(np.asarray(volume), series.tilt_axis),
@@ -258,9 +272,12 @@ def _labels(series: TiltSeries, settings: Settings, result: Any) -> list[str]:
     """MRC labels that still tell a lost file's origin."""
     low, high = series.angles_deg[0], series.angles_deg[-1]
     used, made = settings.sampling, result.provenance
+    drawn = [f"{made['num_samples']} samples of {made['num_steps']} steps"]
+    grey = made["intensity"]
     return [
         f"prior {used.prior}, seed {settings.seed}, method {used.method}",
-        f"{made['num_samples']} samples of {made['num_steps']} steps",
+        *(drawn if settings.draws else []),
+        f"logarithm {grey['log']}, dense matter is {grey['dense_is']}",
         f"input sha256 {series.sha256[:16]}",
         f"{series.num_tilts} tilts from {low:g} to {high:g} degrees",
     ]
@@ -276,6 +293,7 @@ def _write_report(
 ) -> None:
     """Draws the page; its data are what the reconstruction was compared with."""
     from temdiff_jax import baselines, report
+    from temdiff_jax.reconstruction import notes
 
     reprojection, residual = (
         np.asarray(result.reprojection),
@@ -287,53 +305,43 @@ def _write_report(
     thickness = int(result.mean.shape[0])
     aligned = images.aligned(measured, series.alignment)
     fbp = baselines.fbp(aligned, series.angles_deg, thickness=thickness)
+    volumes = {"fbp": fbp, "tikhonov": result.tikhonov, "mean": result.mean}
+    if files.std is not None:
+        volumes["std"] = result.std
+
+    def in_file(array: Any) -> np.ndarray:
+        """In the axes of the file, as the volumes are written."""
+        return axis.volume_to_file(np.asarray(array), series.tilt_axis)
+
     page = report.Page(
-        volumes={
-            "fbp": np.asarray(fbp),
-            "tikhonov": np.asarray(result.tikhonov),
-            "mean": np.asarray(result.mean),
-            "std": np.asarray(result.std),
-        },
-        tilts=measured,
-        reprojection=reprojection,
-        residual=residual,
+        volumes={name: in_file(volume) for name, volume in volumes.items()},
+        tilts=in_file(measured),
+        reprojection=in_file(reprojection),
+        residual=in_file(residual),
         angles_deg=series.angles_deg,
         chi2=np.asarray(result.chi2),
         title=describe(series),
         voxel_size_angstrom=series.voxel_size_angstrom,
-        reference=reference,
+        reference=None if reference is None else in_file(reference),
         footer=[
             f"temdiff_jax {environment.own_version()}; "
             + "; ".join(_labels(series, settings, result)),
             "temdiff " + shlex.join(session.arguments),
-            *(f"warning: {line}" for line in series.warnings),
-            *_doubts(result.provenance),
+            *notes.decisions(result.provenance),
+            *(
+                f"warning: {line}"
+                for line in (*series.warnings, *notes.warnings(result.provenance))
+            ),
             "data consistency cannot validate content the tilts do not measure",
         ],
     )
     report.write_page(files.report, page, overwrite=files.overwrite)
 
 
-def _doubts(provenance: dict[str, Any]) -> list[str]:
-    """Misalignment, and tilts that hardly count, a line each."""
-    record = provenance.get("weighting", {})
-    lines = [
-        f"warning: tilt at {tilt['angle_deg']:g} degrees disagrees with the others, "
-        f"weight factor {tilt['factor']:.2f}"
-        for tilt in record.get("unreliable", ())
-    ]
-    shift = record.get("misalignment_px", 0.0)
-    if shift:
-        lines.insert(
-            0,
-            f"warning: tilts are off by some {shift:.1f} pixels and were trusted "
-            "accordingly; align them better for a better volume",
-        )
-    return lines
-
-
 def _print_summary(session: Session, record: dict[str, Any], files: Outputs) -> None:
     """Prints the record for machines, or what was made and how well it fits."""
+    from temdiff_jax.reconstruction import notes
+
     if session.as_json:
         typer.echo(files.record.read_text(encoding="utf-8"), nl=False)
         return
@@ -345,7 +353,9 @@ def _print_summary(session: Session, record: dict[str, Any], files: Outputs) -> 
         f"chi2/n median {np.nanmedian(chi2):.2f}, highest {chi2[worst]:.2f} at "
         f"{record['angles_deg'][worst]:g} degrees (expected 1)"
     )
-    for line in _doubts(record["library"]):
+    for line in notes.decisions(record["library"]):
         typer.echo(line)
+    for line in notes.warnings(record["library"]):
+        typer.echo(f"warning: {line}")
     for path in files.paths():
         typer.echo(f"wrote {path}")

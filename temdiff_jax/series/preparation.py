@@ -17,7 +17,6 @@ from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.problem import UNIT_NM, Problem
 from temdiff_jax.inverse.tikhonov import TikhonovSettings
 from temdiff_jax.io import tilt_series
-from temdiff_jax.io.alignment.record import Alignment
 from temdiff_jax.projector import motion_from_degrees
 from temdiff_jax.series import checks, inputs, intensity, weighting
 
@@ -32,7 +31,7 @@ class SeriesOptions(NamedTuple):
     tilt_weights: ArrayLike | None = None
     weighting: str = "adaptive"
     spread: weighting.Spread | None = None
-    alignment: Alignment | None = None
+    alignment: tilt_series.Alignment | None = None
 
 
 class Job(NamedTuple):
@@ -129,9 +128,27 @@ def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, An
         factors = np.asarray(found.factors)[job.rows]
         angles = job.series.angles_deg[job.rows]
         record["factors"] = [float(f) for f in factors]
-        record["unreliable"] = weighting.unreliable(factors, angles)
-        if form == "adaptive":
-            assumed = weighting.Spread() if spread is None else spread
-            record["misalignment_px"] = float(found.misalignment * assumed.shift_px)
+        chi2 = np.asarray(found.chi2)[job.rows]
+        record["unreliable"] = weighting.unreliable(factors, angles, chi2)
+        if form in ("adaptive", "low-rank"):
+            record |= _shifts(job, spread, found)
     jax.block_until_ready(problem.shown.tikhonov)
     return problem, record
+
+
+def _shifts(
+    job: Job, spread: weighting.Spread | None, found: weighting.Weighted
+) -> dict[str, Any]:
+    """By how many pixels the tilts were assumed to be off, and by how many they are."""
+    assumed = weighting.Spread() if spread is None else spread
+    factor = found.misalignment
+    scaled = jax.tree.map(lambda s: factor * s, assumed)
+    each = weighting.measured_shifts(
+        found.amplitudes, scaled, np.deg2rad(job.series.angles_deg)
+    )[job.rows]
+    used = job.trust[job.rows] > 0
+    return {
+        "misalignment_px": float(factor * assumed.shift_px),
+        "shift_px": float(np.sqrt(np.mean(each[used] ** 2))),
+        "shifts_px": [[float(u), float(v)] for u, v in each],
+    }
