@@ -24,6 +24,8 @@ _VISIBLE = 0.15
 _CLEAR = 0.05
 _NEAR_DEG = 15.0
 _FEW_TILTS = 5
+# Tilts below which no axis is looked for.
+FEWEST = 3
 
 
 def axis_angle(
@@ -137,27 +139,24 @@ def axis_doubt(tilts: np.ndarray, alignment: Alignment | None = None) -> list[st
     ]
 
 
-def axis_line(
-    tilts: np.ndarray, angles_deg: np.ndarray, alignment: Alignment | None = None
-) -> str:
-    """A line about the axis that the images themselves suggest."""
-    if len(tilts) < 3:
+def axis_line(axis: tuple[float, float] | None, range_deg: float) -> str:
+    """A line about the axis that the images themselves suggest, see `axis_angle`."""
+    if axis is None:
         return "too few tilts to see their axis"
-    found, contrast = axis_angle(tilts, alignment)
-    range_deg = float(np.ptp(angles_deg))
+    found, contrast = axis
     if contrast > _VISIBLE:
         return f"not visible in the images over {range_deg:g} degrees"
-    verdict = "as assumed" if abs(found) <= 10 else "NOT along y as assumed"
-    return f"{found:g} degrees from y by the images, {verdict}"
+    verdict = "as assumed" if abs(found) <= 10 else "NOT where it is taken to be"
+    return f"{found:g} degrees from the one assumed by the images, {verdict}"
 
 
-def shift_line(tilts: np.ndarray, alignment: Alignment | None = None) -> str:
-    """A line about the shifts between neighbouring tilts."""
-    if len(tilts) < 2:
+def shift_line(shifts: np.ndarray) -> str:
+    """A line about the shifts of `neighbour_shifts`."""
+    if not len(shifts):
         return "one tilt"
-    lengths = np.hypot(*neighbour_shifts(tilts, alignment).T)
+    lengths = np.hypot(*shifts.T)
     lengths = lengths[np.isfinite(lengths)]
-    if 2 * lengths.size < len(tilts) - 1:
+    if 2 * lengths.size < len(shifts):
         return "not visible in the images"
     return (
         f"{np.median(lengths):.1f} pixels between neighbouring tilts in the median, "

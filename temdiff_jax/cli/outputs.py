@@ -54,15 +54,22 @@ def plan(
     Raises:
       InputError: If the folder cannot be made or written, or a file is in the way.
     """
-    files = Outputs(
+    files = named(folder, name, ending=ending, spread=spread, overwrite=overwrite)
+    prepare(folder, files.paths(), overwrite=overwrite, inputs=inputs)
+    return files
+
+
+def named(
+    folder: pathlib.Path, name: str, *, ending: str, spread: bool, overwrite: bool
+) -> Outputs:
+    """The files of a run, see `plan`; nothing is checked or made."""
+    return Outputs(
         mean=folder / f"{name}_temdiff{ending}",
         std=folder / f"{name}_std{ending}" if spread else None,
         report=folder / f"{name}_report.png",
         record=folder / f"{name}.temdiff.json",
         overwrite=overwrite,
     )
-    prepare(folder, files.paths(), overwrite=overwrite, inputs=inputs)
-    return files
 
 
 def prepare(

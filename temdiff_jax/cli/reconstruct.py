@@ -34,31 +34,12 @@ def reconstruct(
     rule: choices.RuleOption = None,
     solver: choices.SolverOption = None,
     schedule: choices.ScheduleOption = None,
-    weighting: Annotated[
-        str,
-        typer.Option(
-            metavar="|".join(options.WEIGHTINGS),
-            help="robust: mask faulty pixels and doubt tilts that disagree; adaptive: "
-            "allow for as much misalignment as the series shows, too; diagonal, "
-            "low-rank: for one pixel; off: none of it.",
-        ),
-    ] = options.DEFAULT_WEIGHTING,
-    prior: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Prior; see temdiff priors list.")
-    ] = "default",
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed; equal seeds give equal results.")
-    ] = 0,
-    out: Annotated[
-        pathlib.Path, typer.Option(metavar="DIR", help="Folder for the results.")
-    ] = pathlib.Path(),
-    volume_format: Annotated[
-        str,
-        typer.Option("--format", metavar="mrc|ome-zarr", help="Of the volumes."),
-    ] = "mrc",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
-    ] = False,
+    weighting: options.Weighting = options.DEFAULT_WEIGHTING,
+    prior: options.PriorName = "default",
+    seed: options.Seed = 0,
+    out: options.Out = pathlib.Path(),
+    volume_format: options.VolumeFormat = "mrc",
+    overwrite: options.Overwrite = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the record of the run as JSON.")
     ] = False,

@@ -171,26 +171,35 @@ def hot_mask(
         return np.zeros(values.shape, bool)
     values = _nearest(values, known)
     apart = values - ndimage.median_filter(values, 3, mode="mirror")
-    second = {
-        rank: ndimage.rank_filter(values, rank, footprint=NEIGHBOURS, mode="mirror")
-        for rank in (1, -2)
-    }
-    alone = np.maximum(values - second[-2], second[1] - values)
     scale = 1.4826 * np.median(np.abs(apart[~known]))
     # A tilt without noise has a scale near zero and would be hot wherever it bends.
     scale = max(scale, 1e-3 * float(np.std(values[~known])))
     scale = np.maximum(scale, 1.4826 * _around(np.abs(apart)))
-    far = (np.abs(apart) > threshold * scale) & (alone > 0.5 * threshold * scale)
-    return far & ~known & ~_spread(values, apart, scale)
+    far = (np.abs(apart) > threshold * scale) & ~known
+    # Only those few are compared with their neighbours, pixel by pixel.
+    at = np.argwhere(far)
+    around = np.pad(values, 2, mode="reflect" if min(values.shape) > 2 else "edge")
+    steps = np.arange(5)
+    boxes = around[at[:, :1, None] + steps[:, None], at[:, 1:, None] + steps]
+    beside = np.sort(boxes[:, 1:4, 1:4][:, NEIGHBOURS], axis=1)
+    own, noise, away = values[far], scale[far], apart[far]
+    alone = np.maximum(own - beside[:, -2], beside[:, 1] - own)
+    hot = (alone > 0.5 * threshold * noise) & ~_spread(boxes, away, noise)
+    far[tuple(at.T)] = hot
+    return far
 
 
-def _spread(values: np.ndarray, apart: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Where a pixel that stands out lifts its four neighbours with it, as a bead does.
+def _spread(boxes: np.ndarray, apart: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Which pixels that stand out lift their four neighbours with them, as beads do.
 
-    They are compared with the ring around them, two pixels away.
+    These are compared with the ring around them, two pixels away.
+
+    Args:
+      boxes: 5 x 5 pixels around each, ``[k, 5, 5]``.
+      apart, scale: Of each, ``[k]``.
     """
-    near = ndimage.convolve(values, NEAREST / 4.0, mode="mirror")
-    ring = ndimage.median_filter(values, footprint=RING, mode="mirror")
+    near = boxes[:, 1:4, 1:4][:, NEAREST].mean(axis=1)
+    ring = np.sort(boxes[:, RING], axis=1)[:, RING.sum() // 2]
     lifted = (near - ring) * np.sign(apart)
     # The mean of four is half as uncertain as one.
     chance = SPREAD_THRESHOLD * 0.5 * scale
@@ -199,12 +208,18 @@ def _spread(values: np.ndarray, apart: np.ndarray, scale: np.ndarray) -> np.ndar
 
 def _around(values: np.ndarray) -> np.ndarray:
     """The largest median of the tiles at and beside each pixel ``[u, y]``."""
-    parts = [
-        np.array_split(np.arange(n), max(1, round(n / TILE))) for n in values.shape
-    ]
-    medians = np.array(
-        [[np.median(values[np.ix_(u, y)]) for y in parts[1]] for u in parts[0]]
-    )
+    count = [max(1, round(n / TILE)) for n in values.shape]
+    size = [n // c for n, c in zip(values.shape, count)]
+    if [n * c for n, c in zip(size, count)] == list(values.shape):
+        tiles = values.reshape(count[0], size[0], count[1], size[1])
+        tiles = tiles.swapaxes(1, 2).reshape(*count, -1)
+        medians = np.median(tiles, axis=2)
+        parts = [np.arange(n).reshape(c, -1) for n, c in zip(values.shape, count)]
+    else:
+        parts = [np.array_split(np.arange(n), c) for n, c in zip(values.shape, count)]
+        medians = np.array(
+            [[np.median(values[np.ix_(u, y)]) for y in parts[1]] for u in parts[0]]
+        )
     medians = ndimage.maximum_filter(medians, 3, mode="nearest")
     rows, columns = (np.repeat(np.arange(len(p)), [len(i) for i in p]) for p in parts)
     return medians[np.ix_(rows, columns)]
