@@ -177,8 +177,7 @@ def _small(
     """Aligned blocks of pixels, averaged to at most so many a side, float64."""
     step = max(1, -(-max(tilts.shape[1:]) // largest))
     if step > 1:
-        shape = tilts.shape[1:]
         tilts = binning.bin_stack(tilts, step)
         if alignment is not None:
-            alignment = record.binned(alignment, step, image_shape=shape)
+            alignment = record.binned(alignment, step)
     return images.aligned(tilts, alignment).astype(np.float64)

@@ -135,7 +135,7 @@ def binned(series: "TiltSeries", factor: int) -> "TiltSeries":
         )
     size, lying = series.voxel_size_angstrom, series.alignment
     if lying is not None:
-        lying = record.binned(lying, factor, image_shape=(height, width))
+        lying = record.binned(lying, factor)
     return dataclasses.replace(
         series,
         tilts=binning.bin_stack(series.tilts, factor),

@@ -117,7 +117,7 @@ def placed_images(
     if not resample:
         own, images = _as_recorded(whole, keep, tilts)
         if own is not None:
-            return images, own, notes
+            return images, None if own.is_aligned else own, notes
         notes.append(
             "the transforms stretch or turn the images as the projector does not; "
             "they were resampled"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from temdiff_jax.io import binning, gate
+from temdiff_jax.io import gate
 from temdiff_jax.io.alignment import angles as tilt_angles
 
 _SAME_DEG = 1e-6
@@ -68,6 +68,13 @@ class Alignment:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def is_aligned(self) -> bool:
+        """Whether nothing is left to do: no shift, turn, magnification or x-tilt."""
+        moved = self.shifts_px.any() or self.rotations_deg.any()
+        moved = moved or self.axis_offset_px or self.x_tilt_deg
+        return not moved and bool(np.all(self.magnifications == 1))
+
     def motion_fields(self) -> dict[str, Any]:
         """Arguments of ``projector.motion.motion_from_degrees``."""
         return {
@@ -95,23 +102,18 @@ def positions(alignment: Alignment, points: ArrayLike) -> np.ndarray:
     return alignment.shifts_px[:, None] + in_plane(alignment, seen)
 
 
-def binned(
-    alignment: Alignment, factor: int, *, image_shape: Sequence[int]
-) -> Alignment:
+def binned(alignment: Alignment, factor: int) -> Alignment:
     """The alignment of images that `bin_stack` has made, and of a volume as coarse.
 
     Args:
       alignment: In pixels of the images before.
       factor: Pixels per block.
-      image_shape: (y, x) of the images before.
     """
-    height, width = (int(n) for n in image_shape)
     if isinstance(factor, bool) or int(factor) != factor or factor < 1:
         raise gate.bad_input("binning", "a whole number from 1", factor, "choose one")
-    gap = [binning.centre_shift_px(n, int(factor)) for n in (width, height)]
     return dataclasses.replace(
         alignment,
-        shifts_px=(alignment.shifts_px - gap) / factor,
+        shifts_px=alignment.shifts_px / factor,
         axis_offset_px=alignment.axis_offset_px / factor,
     )
 

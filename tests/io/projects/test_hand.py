@@ -8,8 +8,10 @@ import pytest
 
 from temdiff_jax import baselines, io, reconstruct
 from temdiff_jax.cli.main import main
+from temdiff_jax.cli.reconstruct import binned
 from temdiff_jax.io import write
 from temdiff_jax.io.alignment import aln, imod, relion, warp
+from temdiff_jax.io.alignment.record import Alignment, positions
 from temdiff_jax.io.formats import mrc
 from tests.io.formulas import (
     aretomo_pixels,
@@ -282,6 +284,40 @@ def test_an_x_tilt_is_part_of_the_projector(tmp_path, chi):
     assert "resampling" in classical.provenance["alignment"]
     right, ahead = found_again(classical.mean, TURNED)
     assert right > 0.7 and ahead > 0.0, (right, ahead)
+
+
+@pytest.mark.parametrize("raw", [(41, 53), (40, 53), (41, 52)])
+@pytest.mark.parametrize("psi", [84.0, -90.0, -4.0])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_an_mdoc_turns_odd_images_about_their_middle(tmp_path, raw, psi, factor):
+    """One bead: where the series says it is, there it is, whatever the extents."""
+    angles = np.array([-30.0, 0.0, 20.0])
+    bead = np.array([4.0, -6.0, 3.0])  # x, y, z from the centre
+    y, x = np.indices(raw) - (np.array(raw)[:, None, None] - 1) / 2
+    images = []
+    for theta in np.deg2rad(angles):
+        u = bead[0] * np.cos(theta) + bead[2] * np.sin(theta)
+        c, s = np.cos(np.deg2rad(psi)), np.sin(np.deg2rad(psi))
+        at = c * u - s * bead[1], s * u + c * bead[1]
+        images.append(np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 18))
+    stack_file(tmp_path / "TS.mrc", np.array(images, np.float32))
+    text = f"PixelSpacing = {PIXEL}\nImageFile = TS.mrc\n"
+    text += f"\n[T =     Tilt axis angle = {psi}, binning = 1]\n"
+    for view, angle in enumerate(angles):
+        text += f"\n[ZValue = {view}]\nTiltAngle = {angle}\n"
+    (tmp_path / "TS.mrc.mdoc").write_text(text)
+    series = binned(io.load_tilt_series(tmp_path / "TS.mrc.mdoc"), factor)
+    lying = series.alignment
+    if lying is None:  # a quarter turn and nothing else
+        assert psi == -90.0
+        lying = Alignment(angles, np.zeros((3, 2)), np.zeros(3), np.ones(3))
+    where = positions(lying, bead[None] / factor)[:, 0]
+    for image, (u, v) in zip(series.tilts, where, strict=True):
+        row, column = np.indices(image.shape)
+        weight = image - image.min()
+        centre = np.array([(column * weight).sum(), (row * weight).sum()])
+        centre = centre / weight.sum() - (np.array(image.shape[::-1]) - 1) / 2
+        np.testing.assert_allclose(centre, [u, v], atol=0.03)
 
 
 def test_what_was_taken_is_said_with_file_and_line(tmp_path, capsys):
