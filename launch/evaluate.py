@@ -99,11 +99,10 @@ def compute(
             made,
             runner.make_simulate(errors=regime.errors),
             seed=config.seed,
-            results_path=out / f"rows_{regime.name}.jsonl",
+            store=results.ResultStore(out / f"rows_{regime.name}.jsonl", about),
             on_row=lambda row, regime=regime: print(
                 f"{regime.name} {describe(row)}", flush=True
             ),
-            about=about,
         )
 
 

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from temdiff_jax.projector import backproject, project
     from temdiff_jax.reconstruction import Result, reconstruct
     from temdiff_jax.reconstruction.api import make_problem
-    from temdiff_jax.reconstruction.methods import Method
+    from temdiff_jax.reconstruction.method import Method
     from temdiff_jax.reconstruction.settings import Settings
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "InputError": "errors",
-    "Method": "reconstruction.methods",
+    "Method": "reconstruction.method",
     "Prior": "priors",
     "Problem": "inverse.problem",
     "Result": "reconstruction",

@@ -35,7 +35,7 @@ from temdiff_jax.io.formats import npz
 from temdiff_jax.model import conv
 from temdiff_jax.priors import load_prior
 from temdiff_jax.reconstruction import methods, reconstruct
-from temdiff_jax.reconstruction.methods import Method
+from temdiff_jax.reconstruction.method import Method
 from temdiff_jax.simulator import grey_to_stain
 
 Numbers = dict[str, float | int]

@@ -1,8 +1,10 @@
 """Options that choose a method, shared by commands, and what they mean."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +12,7 @@ import typer
 from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from temdiff_jax.reconstruction.api import Choice
+    from temdiff_jax.reconstruction.plan import Choice
 
 Method = Annotated[
     str, typer.Option(metavar="NAME", help="Method; see temdiff methods.")
@@ -32,6 +34,15 @@ ScheduleOption = Annotated[
 Samples = Annotated[
     int | None, typer.Option(min=1, help="Number of posterior samples.")
 ]
+Numbers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A number of a published sampler, as temdiff methods lists them; may be "
+        "repeated.",
+    ),
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")]
 
 
@@ -46,6 +57,28 @@ class Sampling:
     schedule: str | None = None
     samples: int | None = None
     steps: int | None = None
+    numbers: tuple[str, ...] = ()
+
+
+def parse_numbers(given: Sequence[str]) -> dict[str, Any]:
+    """Reads ``NAME=VALUE``: whole numbers, numbers, else words.
+
+    Raises:
+      InputError: No equals sign, or nothing on one of its sides.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not name or not value:
+            raise InputError(
+                f"--set: expected NAME=VALUE, got {text!r}; write for example "
+                "--set scale=0.1"
+            )
+        found[name.replace("-", "_")] = value
+        for kind in (float, int):
+            with contextlib.suppress(ValueError):
+                found[name.replace("-", "_")] = kind(value)
+    return found
 
 
 def load_rule(text: str | None) -> Any:
@@ -84,10 +117,13 @@ def choose(sampling: Sampling) -> "Choice":
     Raises:
       InputError: Anything that is not known or does not fit.
     """
-    from temdiff_jax.reconstruction import api
+    from temdiff_jax.reconstruction import methods, plan
 
-    return api.choose(
-        sampling.method,
+    method = methods.method_of(sampling.method)
+    if sampling.numbers:
+        method = method.with_numbers(**parse_numbers(sampling.numbers))
+    return plan.choose(
+        method,
         sampling.prior,
         rule=load_rule(sampling.rule),
         solver=sampling.solver,

@@ -1,6 +1,8 @@
 """`temdiff compare`: several methods on one series, one page and one table."""
 
+import json
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,33 +35,17 @@ def compare(
     methods: Annotated[
         str, typer.Option(metavar="NAME,...", help="Methods; see temdiff methods.")
     ] = DEFAULT,
-    angles: Annotated[
-        pathlib.Path | None, typer.Option(metavar="FILE", help="Tilt angles.")
-    ] = None,
-    alignment: Annotated[
-        pathlib.Path | None,
-        typer.Option(metavar="FILE", help="Shifts and rotations of raw images."),
-    ] = None,
-    thickness: Annotated[
-        int | None,
-        typer.Option(min=1, help="Voxels along the beam, after binning."),
-    ] = None,
-    tilt_range: Annotated[
-        str | None,
-        typer.Option("--range", metavar="LO:HI|WIDTH", help="Use only these tilts."),
-    ] = None,
-    bin_factor: Annotated[
-        int, typer.Option("--bin", min=1, help="Average blocks of N x N pixels.")
-    ] = 1,
+    angles: options.Angles = None,
+    alignment: options.AlignmentFile = None,
+    thickness: options.Thickness = None,
+    tilt_range: options.Range = None,
+    bin_factor: options.Bin = 1,
     samples: choices.Samples = None,
     steps: choices.Steps = None,
     weighting: Annotated[
         str, typer.Option(metavar="|".join(options.WEIGHTINGS), help="Of all methods.")
     ] = options.DEFAULT_WEIGHTING,
-    log: Annotated[
-        str,
-        typer.Option(metavar="auto|off|on", help="Take the logarithm of the tilts."),
-    ] = "auto",
+    log: options.Log = "auto",
     prior: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,23 +54,17 @@ def compare(
             "may be repeated.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")] = 0,
-    out: Annotated[
-        pathlib.Path, typer.Option(metavar="DIR", help="Folder for the results.")
-    ] = pathlib.Path(),
+    seed: options.Seed = 0,
+    out: options.Out = pathlib.Path(),
     volumes: Annotated[
         bool, typer.Option("--volumes", help="Write the volume of each method too.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the table as JSON.")
-    ] = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
 ) -> None:
     """Reconstruct a series by several methods; writes one page and one table.
 
-    Writes NAME_compare.png and NAME_compare.json.
+    Writes NAME_compare.html, which needs no other file, and NAME_compare.json.
     """
     options.check_choice("--log", log, options.LOG_MODES)
     options.check_choice("--weighting", weighting, options.WEIGHTINGS)
@@ -92,7 +72,7 @@ def compare(
     angle_range = options.parse_range(tilt_range)
 
     from temdiff_jax.cli import environment, outputs, session
-    from temdiff_jax.io import tilt_series
+    from temdiff_jax.io import tilt_series, write
 
     environment.prepare_jax()
     chosen = _choose(names, _weights(prior or ()), samples, steps)
@@ -102,7 +82,7 @@ def compare(
         ),
         bin_factor,
     )
-    page = out / f"{series.name}_compare.png"
+    page = out / f"{series.name}_compare.html"
     record = out / f"{series.name}_compare.json"
     written = [out / f"{series.name}_{n}.mrc" for n in names] if volumes else []
     outputs.prepare(
@@ -114,7 +94,9 @@ def compare(
     ui = session.Session(context.obj or (), as_json=as_json)
     results = _run(ui, series, chosen, thickness, log, weighting, seed)
     rows = [_row(name, results[name], chosen[name]) for name in names]
-    _write(ui, series, results, rows, (page, record), overwrite=overwrite)
+    write.write_json(record, {"methods": rows}, overwrite=overwrite)
+    _write_page(page, ui, series, results, rows, overwrite=overwrite)
+    typer.echo(json.dumps(rows, indent=2) if as_json else table(rows))
     for path, name in zip(written, names):
         _write_volume(path, series, results[name].mean, name, overwrite=overwrite)
     for path in () if as_json else (*written, record, page):
@@ -200,6 +182,7 @@ def _row(name: str, result: Any, choice: Any) -> dict[str, Any]:
     drawn = bool(np.any(result.std))
     return {
         "method": name,
+        "what": choice.method.summary,
         "chi2_median": float(np.nanmedian(chi2)),
         "chi2_highest": float(np.nanmax(chi2)),
         "spread": float(np.mean(result.std)) if drawn else None,
@@ -210,47 +193,61 @@ def _row(name: str, result: Any, choice: Any) -> dict[str, Any]:
     }
 
 
-def _write(
+def _write_page(
+    path: pathlib.Path,
     ui: Any,
     series: "TiltSeries",
     results: Mapping[str, Any],
     rows: list[dict[str, Any]],
-    files: tuple[pathlib.Path, pathlib.Path],
     *,
     overwrite: bool,
 ) -> None:
-    """Writes table and page, and prints the table."""
-    import json
-
-    from temdiff_jax.cli import session
-    from temdiff_jax.io import write
+    """Table, volumes and, where samples were drawn, their standard deviations."""
+    from temdiff_jax.cli import environment, session
     from temdiff_jax.report import compare as report
 
-    page, record = files
-    write.write_json(record, {"methods": rows}, overwrite=overwrite)
-    report.write_comparison(
-        page,
-        {name: result.mean for name, result in results.items()},
+    drawn = {name: results[name].std for name in results if results[name].std.any()}
+    pictures = {"Reconstructions": {n: found.mean for n, found in results.items()}}
+    if drawn:
+        pictures["Standard deviation of the samples, uncalibrated"] = drawn
+    page = report.Page(
         title=session.describe(series),
+        table=[
+            [*cells, note]
+            for cells, note in zip(_cells(rows), ["what", *(r["what"] for r in rows)])
+        ],
+        volumes=pictures,
+        notes=[
+            "chi2/n: squared residual over noise variance, per tilt; expected 1. Data "
+            "consistency cannot validate content the tilts do not measure.",
+            f"temdiff_jax {environment.own_version()}: temdiff "
+            + shlex.join(ui.arguments),
+            *(f"warning: {line}" for line in series.warnings),
+        ],
+    )
+    report.write_comparison_page(
+        path,
+        page,
         voxel_size_angstrom=series.voxel_size_angstrom,
         overwrite=overwrite,
     )
-    if ui.as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    typer.echo(table(rows))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as text, columns of one width."""
+def _cells(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """The rows as text below the headings."""
 
     def cell(value: Any) -> str:
         if value is None:
             return "-"
         return f"{value:.3g}" if isinstance(value, float) else str(value)
 
-    lines = [[head for _, head in COLUMNS]]
-    lines += [[cell(row[key]) for key, _ in COLUMNS] for row in rows]
+    body = [[cell(row[key]) for key, _ in COLUMNS] for row in rows]
+    return [[head for _, head in COLUMNS], *body]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text, columns of one width."""
+    lines = _cells(rows)
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip()

@@ -29,9 +29,7 @@ def convert(
     ome_version: Annotated[
         str, typer.Option(metavar="0.4|0.5", help="Version of OME-Zarr.")
     ] = "0.4",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing file.")
-    ] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Write a stack or a volume in another format.
 

@@ -1,7 +1,6 @@
 """`temdiff demo`: the packaged series, cut to a narrow range and reconstructed."""
 
 import importlib.resources
-import pathlib
 from importlib.resources.abc import Traversable
 from typing import Annotated
 
@@ -17,9 +16,7 @@ _ANGLES = "needle.rawtlt"
 
 def demo(
     context: typer.Context,
-    out: Annotated[
-        pathlib.Path, typer.Option(metavar="DIR", help="Folder for the results.")
-    ],
+    out: options.Out,
     samples: choices.Samples = None,
     steps: choices.Steps = None,
     tilt_range: Annotated[
@@ -31,11 +28,9 @@ def demo(
     thickness: Annotated[
         int | None, typer.Option(min=1, help="Voxels along the beam.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
+    seed: options.Seed = 0,
     method: choices.Method = "default",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the record of the run as JSON.")
-    ] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Reconstruct the packaged needle from a narrow range, offline.
 

@@ -5,9 +5,11 @@ import json
 import os
 import pathlib
 import stat
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+
+from temdiff_jax.cli import options
 
 _OPTIONAL = {
     "h5py": "HDF5 and EMD files",
@@ -17,9 +19,7 @@ _OPTIONAL = {
 
 
 def doctor(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print everything as JSON.")
-    ] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Print devices, memory, versions, priors, cache folder and optional packages.
 

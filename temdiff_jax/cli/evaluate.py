@@ -88,7 +88,7 @@ def evaluate(
     options.check_choice("--regime", regime, REGIMES)
     options.check_choice("--weighting", weighting, options.WEIGHTINGS)
 
-    from temdiff_jax.evaluation import protocol, tables
+    from temdiff_jax.evaluation import protocol, results, tables
 
     schemes = [protocol.Case.from_name(case) for case in cases.split(",")]
     truths = _truths(volumes, crop, stain_is_dark=stain == "dark")
@@ -112,7 +112,7 @@ def evaluate(
         if regime == "imperfect"
         else runner.simulate_case,
         seed=seed,
-        results_path=rows_path,
+        store=results.ResultStore(rows_path),
         on_row=lambda row: _report(ui, row),
     )
     accuracy = tables.t1(rows).markdown(f"Accuracy, {regime} series")

@@ -1,9 +1,10 @@
 """Entry point of the command `temdiff`: commands, exit codes, error lines.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.  Every failure is one line
-on standard error.
+Exit codes: 0 done, 1 failed, 2 bad input or not enough memory or disk, 130 interrupted
+by Ctrl-C, 143 by SIGTERM.  Every failure is one line on standard error.
 """
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,7 +23,10 @@ from temdiff_jax.cli import (
     methods,
     priors,
     reconstruct,
+    runfile,
+    signals,
     simulate,
+    view,
 )
 from temdiff_jax.errors import InputError
 
@@ -43,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("reconstruct")(reconstruct.reconstruct)
+app.command("reconstruct", cls=runfile.Command)(reconstruct.reconstruct)
 app.command("compare")(compare.compare)
 app.command("methods")(methods.methods)
 app.command("inspect")(inspect.inspect)
@@ -51,6 +55,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)
 app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)
+app.command("view")(view.view)
 app.command("simulate")(simulate.simulate)
 app.add_typer(priors.app, name="priors")
 
@@ -91,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # Commands find the words of the user in `context.obj`, for the record.
-        code = app(words, prog_name="temdiff", standalone_mode=False, obj=words)
+        with signals.heard("interrupted"):
+            code = app(words, prog_name="temdiff", standalone_mode=False, obj=words)
+    except signals.Interrupted as error:
+        return _fail(str(error), error.code)
     except InputError as error:
         return _fail(str(error), EXIT_BAD_INPUT)
     except _UsageError as error:
@@ -99,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", EXIT_INTERRUPTED)
     except Exception as error:
+        if line := _exhausted(error):
+            return _fail(line, EXIT_BAD_INPUT)
         if "--debug" in words:
             traceback.print_exc()
         text = str(error) or "no message"
@@ -107,6 +117,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == EXIT_INTERRUPTED:  # Typer's own answer to Ctrl-C
         return _fail("interrupted", EXIT_INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def _exhausted(error: Exception) -> str | None:
+    """What to do where memory or disk did not suffice; None for other failures."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"memory: expected enough for this run, got {text[:200] or 'too little'}; "
+            "pass --bin 2, a smaller --thickness or --window, or ask --dry-run"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"disk: expected room for the results, got {text[:200]}; free some, or "
+            "pass another folder with --out"
+        )
+    return None
 
 
 def _usage_line(error: Exception) -> str:

@@ -1,16 +1,16 @@
 """`temdiff methods`: what can reconstruct, where it comes from, what it costs."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+
+from temdiff_jax.cli import options
 
 HALF_RANGE_DEG = 20.0
 
 
 def methods(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the table as JSON.")
-    ] = False,
+    as_json: options.Json = False,
 ) -> None:
     """List the methods: what each is, its paper, its cost, what it needs.
 
@@ -28,8 +28,14 @@ def methods(
         needs = "" if row["needs"] in ("", "prior") else f"; weights {row['needs']}"
         back = f" + {row['backward']} back" if row["backward"] else ""
         cost = f"{row['calls']} calls{back}, {pairs} pairs{needs}"
+        numbers = " ".join(f"{n}={_short(v)}" for n, v in row["numbers"].items())
+        cost += f"; --set {numbers}" if numbers else ""
         paper = f" [{row['paper']}]" if row["paper"] else ""
         typer.echo(f"{row['name']}: {row['summary']}{paper} ({cost})")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def describe(row: Any) -> dict[str, Any]:
@@ -46,6 +52,11 @@ def describe(row: Any) -> dict[str, Any]:
         "pairs": row.pairs(row.settings, angles),
         "needs": row.needs,
         "takes": list(row.takes),
+        "numbers": {
+            name: value
+            for name, value in row.numbers.items()
+            if isinstance(value, int | float | str)
+        },
     }
 
 

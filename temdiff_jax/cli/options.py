@@ -87,7 +87,7 @@ Weighting = Annotated[
 PriorName = Annotated[
     str, typer.Option(metavar="NAME|FILE", help="Prior; see temdiff priors list.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed; equal seeds give equal results.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed; equal seeds, equal results.")]
 Out = Annotated[
     pathlib.Path, typer.Option(metavar="DIR", help="Folder for the results.")
 ]
@@ -96,6 +96,9 @@ VolumeFormat = Annotated[
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON instead of lines to read.")
 ]
 Verbose = Annotated[
     bool,
@@ -181,7 +184,8 @@ def check_depth(
         hint = f"{thickness} Angstrom are {voxels} voxels; "
     raise InputError(
         f"--thickness: expected voxels, at most {most} for tilts of {shape[0]} x "
-        f"{shape[1]} pixels, got {thickness}; {hint}give the thickness in voxels"
+        f"{shape[1]} pixels, got {thickness}; {hint}give the thickness in voxels, or "
+        "pass --deep"
     )
 
 

@@ -1,21 +1,28 @@
 """Names the files of a run and makes sure, before it, that they can be written."""
 
 import dataclasses
+import hashlib
+import json
 import pathlib
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 
 # Endings of volumes by the name of their format.
 VOLUMES = {"mrc": ".mrc", "ome-zarr": ".ome.zarr"}
+# In the folder of an unfinished run: its volumes are being written.
+WRITING = "writing"
 
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
     """Files that one run writes, and whether they may replace older ones.
 
-    A method that draws no samples has no `std`.
+    A method that draws no samples has no `std`.  `state` keeps what is finished until
+    the record is written; None for runs that are too short to be resumed.
     """
 
     mean: pathlib.Path
@@ -23,11 +30,15 @@ class Outputs:
     report: pathlib.Path
     record: pathlib.Path
     overwrite: bool
+    state: pathlib.Path | None = None
 
     def paths(self) -> tuple[pathlib.Path, ...]:
-        """All files, in the order in which they are written."""
-        std = () if self.std is None else (self.std,)
-        return (self.mean, *std, self.record, self.report)
+        """All files, in the order in which they are written: the record last."""
+        return (*self.volumes(), self.report, self.record)
+
+    def volumes(self) -> tuple[pathlib.Path, ...]:
+        """Mean and standard deviation, where there is one."""
+        return (self.mean,) if self.std is None else (self.mean, self.std)
 
 
 def plan(
@@ -38,6 +49,7 @@ def plan(
     inputs: Iterable[pathlib.Path] = (),
     ending: str = ".mrc",
     spread: bool = True,
+    resume: bool | None = None,
 ) -> Outputs:
     """Names the files of a run and checks that all of them can be written.
 
@@ -50,12 +62,23 @@ def plan(
       inputs: Files that this run reads, never to be replaced.
       ending: Of the volumes, see `VOLUMES`.
       spread: Whether there are samples, and so a standard deviation.
+      resume: Whether to go on with a run that was stopped; None for a run that keeps
+        no state.
 
     Raises:
-      InputError: If the folder cannot be made or written, or a file is in the way.
+      InputError: If the folder cannot be made or written, or a file or an unfinished
+        run is in the way.
     """
+    state = None if resume is None else folder / f"{name}_unfinished"
+    if state is not None and state.exists():
+        overwrite = _with_state(state, overwrite=overwrite, resume=bool(resume))
     files = named(folder, name, ending=ending, spread=spread, overwrite=overwrite)
-    prepare(folder, files.paths(), overwrite=overwrite, inputs=inputs)
+    files = dataclasses.replace(files, state=state)
+    write.clean(files.paths())
+    # A resumed run that may be complete is looked at before its files are in the way.
+    finished = resume and files.record.exists() and not overwrite
+    paths = () if finished else files.paths()
+    prepare(folder, paths, overwrite=overwrite, inputs=inputs)
     return files
 
 
@@ -70,6 +93,79 @@ def named(
         record=folder / f"{name}.temdiff.json",
         overwrite=overwrite,
     )
+
+
+def _with_state(state: pathlib.Path, *, overwrite: bool, resume: bool) -> bool:
+    """Whether files may be replaced where an unfinished run was found."""
+    from temdiff_jax.reconstruction import watch
+
+    watch.kept_identity(state)  # nothing else is ever removed
+    if not resume and not overwrite:
+        raise InputError(
+            f"--out: expected no unfinished run, got {state}; pass --resume to go on "
+            "with it, or --overwrite to start anew"
+        )
+    if not resume:
+        watch.remove_folder(state)
+    else:
+        left = (path.name.rsplit(".", 2)[0][1:] for path in state.glob(".*.tmp"))
+        write.clean({state / name for name in left})
+    # What it had begun to write is its own to replace.
+    return overwrite or (state / WRITING).exists()
+
+
+def complete(files: Outputs, run: str) -> bool:
+    """Whether the files are there, whole, and of this very run."""
+    try:
+        record = json.loads(files.record.read_text(encoding="utf-8"))
+        digests = record["sha256"]
+        same = all(sha256(files.mean.parent / n) == d for n, d in digests.items())
+        return bool(same and digests and record["run"] == run)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def begin_writing(files: Outputs) -> None:
+    """From here on a set without a record is an unfinished one."""
+    if files.state is not None and files.state.is_dir():
+        (files.state / WRITING).touch()
+    if files.overwrite:
+        files.record.unlink(missing_ok=True)
+
+
+def check_disk(files: Outputs, needed: Mapping[str, int]) -> None:
+    """Refuses a run whose results would not fit.
+
+    Args:
+      files: Of the run.
+      needed: Bytes by what they are.
+
+    Raises:
+      InputError: With what is free and what is needed.
+    """
+    total, free = sum(needed.values()), shutil.disk_usage(files.mean.parent).free
+    if total > free:
+        raise InputError(
+            f"--out: expected {total / 2**30:.2f} GiB free in {files.mean.parent} "
+            f"({', '.join(needed)}), got {free / 2**30:.2f}; free some, or pass "
+            "another folder"
+        )
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Of a file's bytes, or of those of all files of a store; 64 hex digits."""
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for inside in sorted(p for p in path.rglob("*") if p.is_file()):
+            whole.update(bytes.fromhex(sha256(inside)))
+        return whole.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def volume_digests(files: Outputs) -> dict[str, Any]:
+    """SHA-256 of the volumes that are there, by their names."""
+    return {path.name: sha256(path) for path in files.volumes()}
 
 
 def prepare(

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from temdiff_jax.cli import options
+
 app = typer.Typer(
     help="List the priors of this installation, or verify one.",
     rich_markup_mode=None,
@@ -16,9 +18,7 @@ app = typer.Typer(
 
 @app.command("list")
 def list_priors(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the whole cards as JSON.")
-    ] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Print the card of every prior that ships with this installation."""
     from temdiff_jax.priors import load

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from temdiff_jax.cli import choices, options
+from temdiff_jax.cli import choices, options, runfile
 from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,35 +34,58 @@ def reconstruct(
     rule: choices.RuleOption = None,
     solver: choices.SolverOption = None,
     schedule: choices.ScheduleOption = None,
+    numbers: choices.Numbers = None,
     weighting: options.Weighting = options.DEFAULT_WEIGHTING,
     prior: options.PriorName = "default",
     seed: options.Seed = 0,
     out: options.Out = pathlib.Path(),
     volume_format: options.VolumeFormat = "mrc",
     overwrite: options.Overwrite = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with a run that was stopped; else begin one."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print memory, time and disk space needed, and stop."
+        ),
+    ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Allow a slab much deeper than it is wide.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the record of the run as JSON.")
     ] = False,
+    config: runfile.Config = None,
+    write_config: runfile.WriteConfig = None,
 ) -> None:
     """Reconstruct the volume of a tilt series.
 
     Writes NAME_temdiff.mrc (mean), NAME_std.mrc if samples are drawn, NAME_report.png
     and NAME.temdiff.json.
     """
+    del config  # read before the other options
     options.check_choice("--log", log, options.LOG_MODES)
     options.check_choice("--weighting", weighting, options.WEIGHTINGS)
     angle_range = options.parse_range(tilt_range)
 
     from temdiff_jax.cli import estimate, outputs, session
-    from temdiff_jax.io import tilt_series
+    from temdiff_jax.io import tilt_series, write
 
     options.check_choice("--format", volume_format, tuple(outputs.VOLUMES))
     settings = session.Settings(
-        choices.Sampling(method, prior, rule, solver, schedule, samples, steps),
+        choices.Sampling(
+            method, prior, rule, solver, schedule, samples, steps, tuple(numbers or ())
+        ),
         thickness=thickness,
         seed=seed,
         log=log,
         weighting=weighting,
+        dry_run=dry_run,
+        resume=resume,
     ).checked()
     series = tilt_series.load_tilt_series(
         path,
@@ -84,6 +107,7 @@ def reconstruct(
         ending=outputs.VOLUMES[volume_format],
         spread=settings.draws,
         inputs=[file for file in (path, angles, alignment) if file is not None],
+        resume=resume,
     )
     running = session.Session(context.obj or (), as_json=as_json)
     if verbose:
@@ -92,7 +116,12 @@ def reconstruct(
         thickness, _ = options.depth(None, series.thickness_px, bin_factor, 0)
     sides = (series.tilts.shape[1] // bin_factor, series.tilts.shape[2] // bin_factor)
     size = series.voxel_size_angstrom
-    options.check_depth(thickness, sides, None if size is None else size * bin_factor)
+    if not deep:
+        voxel = None if size is None else size * bin_factor
+        options.check_depth(thickness, sides, voxel)
+    chosen = runfile.given(context)
+    if write_config is not None:
+        write.write_text(write_config, runfile.text_of(chosen), overwrite=overwrite)
     session.reconstruct(
         running,
         binned(series, bin_factor),
@@ -108,6 +137,7 @@ def reconstruct(
             "axis_angle_deg": axis_angle,
             "decisions": [str(decision) for decision in series.decisions],
             "bin": bin_factor,
+            "config": chosen,
         },
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -11,7 +12,15 @@ import numpy as np
 import rich.console
 import typer
 
-from temdiff_jax.cli import choices, environment, options, progress
+from temdiff_jax.cli import (
+    choices,
+    environment,
+    options,
+    outlook,
+    outputs,
+    progress,
+    signals,
+)
 from temdiff_jax.cli.outputs import Outputs
 from temdiff_jax.io import axis, images, write
 from temdiff_jax.io.formats import ome_zarr
@@ -31,6 +40,8 @@ class Settings:
     weighting: str = options.DEFAULT_WEIGHTING
     choice: Any = None
     effort: tuple[str, ...] = ()
+    dry_run: bool = False
+    resume: bool = False
 
     @property
     def draws(self) -> bool:
@@ -103,19 +114,44 @@ def reconstruct(
         session.say_later([lying(series)])
     if cache is None:
         session.say_later(["warning: no private cache folder; every run compiles anew"])
+    from temdiff_jax.reconstruction import watch
+
+    planned = _planned(series, settings)
+    run = watch.run_id(planned.identity())
+    if settings.resume and outputs.complete(files, run):
+        session.say(f"complete already: {files.record}, run {run}")
+        record = json.loads(files.record.read_text(encoding="utf-8"))
+        _print_summary(session, record, files)
+        return record
+    expected = outlook.Outlook.of(planned, keeps=files.state is not None)
+    if settings.dry_run:
+        session.begin()
+        expected.show(as_json=session.as_json)
+        return {}
+    if settings.resume:
+        outputs.prepare(files.record.parent, files.paths(), overwrite=files.overwrite)
+    expected.check(files)
+    hint = "" if files.state is None else "; the same command with --resume goes on"
     started = time.monotonic()
-    result = _call(session, series, settings)
-    timings = {"reconstruct_s": time.monotonic() - started}
-    started = time.monotonic()
-    _write_volumes(series, settings, result, files)
-    timings["write_volumes_s"] = time.monotonic() - started
-    record = make_record(series, settings, result, command=command, source=source)
-    record["arguments"] = session.arguments
-    record["timings_s"] = timings
-    record["outputs"] = [path.name for path in files.paths()]
-    # The record comes before the picture: hours of work must not depend on a font.
-    write.write_json(files.record, record, overwrite=files.overwrite)
-    _write_report(session, series, settings, result, files, reference)
+    with signals.heard(f"interrupted{hint}"):
+        result = _call(session, planned, files, expected.forecast.steps())
+        timings = {"reconstruct_s": time.monotonic() - started}
+        outputs.begin_writing(files)
+        started = time.monotonic()
+        _write_volumes(series, settings, result, files)
+        timings["write_volumes_s"] = time.monotonic() - started
+        record = make_record(series, settings, result, command=command, source=source)
+        record["arguments"] = session.arguments
+        record["timings_s"] = timings
+        record["forecast"] = expected.record()
+        record["sha256"] = outputs.volume_digests(files)
+        record["outputs"] = [path.name for path in files.paths()]
+        try:
+            _write_report(session, series, settings, result, files, reference)
+        finally:  # hours of work must not depend on a font
+            write.write_json(files.record, record, overwrite=files.overwrite)
+        if files.state is not None:
+            watch.remove_folder(files.state)
     _print_summary(session, record, files)
     return record
 
@@ -163,9 +199,11 @@ def make_record(
 
     return {
         "format": RECORD_FORMAT,
+        "run": result.provenance["run"],
         "command": command,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "convention": geometry.CONVENTION,
+        "config": source.pop("config", {}),
         "input": {
             **source,
             "sha256": series.sha256,
@@ -211,31 +249,37 @@ def _choose(sampling: choices.Sampling) -> tuple[Any, list[str]]:
     return choices.choose(chosen), [line]
 
 
-def _call(session: Session, series: TiltSeries, settings: Settings) -> Any:
-    """Runs the library under a progress display."""
-    from temdiff_jax.reconstruction import reconstruct as library_reconstruct
+def _planned(series: TiltSeries, settings: Settings) -> Any:
+    """What the library will do, checked."""
+    from temdiff_jax.reconstruction import plan
+    from temdiff_jax.series.preparation import SeriesOptions
 
-    reporter = progress.reporter(session.console)
+    options = SeriesOptions(
+        thickness=settings.thickness,
+        voxel_size_angstrom=series.voxel_size_angstrom,
+        log=settings.log,
+        weighting=settings.weighting,
+        alignment=series.alignment,
+    )
+    return plan.make_plan(
+        series.tilts, series.angles_deg, settings.choice, options, key=settings.seed
+    )
+
+
+def _call(
+    session: Session, planned: Any, files: Outputs, expected: Sequence[float]
+) -> Any:
+    """Runs the library under a progress display."""
+    from temdiff_jax.reconstruction import api
+
+    reporter = progress.reporter(session.console, expected=expected)
 
     def on_progress(done: int, total: int, message: str) -> None:
         session.begin()
         reporter(done, total, message)
 
     with reporter:
-        result = library_reconstruct(
-            series.tilts,
-            series.angles_deg,
-            alignment=series.alignment,
-            thickness=settings.thickness,
-            prior=settings.choice.prior or "default",
-            method=settings.choice.method,
-            settings=settings.choice.settings,
-            key=settings.seed,
-            voxel_size_angstrom=series.voxel_size_angstrom,
-            log=settings.log,
-            weighting=settings.weighting,
-            on_progress=on_progress,
-        )
+        result = api.run(planned, state=files.state, on_progress=on_progress)
     session.begin()
     return result
 
@@ -278,7 +322,7 @@ def _labels(series: TiltSeries, settings: Settings, result: Any) -> list[str]:
         f"prior {used.prior}, seed {settings.seed}, method {used.method}",
         *(drawn if settings.draws else []),
         f"logarithm {grey['log']}, dense matter is {grey['dense_is']}",
-        f"input sha256 {series.sha256[:16]}",
+        f"run {made['run']}, input sha256 {series.sha256[:16]}",
         f"{series.num_tilts} tilts from {low:g} to {high:g} degrees",
     ]
 

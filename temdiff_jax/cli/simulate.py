@@ -25,13 +25,9 @@ def simulate(
             min=0.0, help="Noise, as a share of the standard deviation of the tilts."
         ),
     ] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
-    out: Annotated[
-        pathlib.Path, typer.Option(metavar="DIR", help="Folder for the series.")
-    ] = pathlib.Path(),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
-    ] = False,
+    seed: options.Seed = 0,
+    out: options.Out = pathlib.Path(),
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Project a known volume to a tilt series with white noise.
 

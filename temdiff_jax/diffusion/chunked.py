@@ -12,22 +12,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from temdiff_jax.diffusion.algebra import Info, Kernel, State, run_steps
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 
-Make = Callable[..., Kernel]
+Make = Kernel | Callable[..., Kernel]
 Progress = Callable[[int, int, Info], None]
 
 
 def run_chunked(
-    kernel: Kernel | Make,
+    kernel: Kernel | Partial,
     key: jax.Array,
     x_init: jax.Array,
     sigmas: jax.Array,
     *,
-    args: tuple[Any, ...] = (),
     chunk: int = 10,
     on_progress: Progress | None = None,
     path: str | pathlib.Path | None = None,
@@ -38,11 +38,11 @@ def run_chunked(
     before it, so that one state exists at a time.
 
     Args:
-      kernel: A kernel, or a function that makes one of ``args``. Other numbers in
-        args compile nothing as long as the function is the same object; those that a
-        kernel was closed over are constants of its program.
+      kernel: A kernel, or ``jax.tree_util.Partial(make, *args)`` of a function that
+        makes one of pytrees of arrays. Other numbers in args compile nothing as long
+        as the function is the same object; those that a kernel was closed over are
+        constants of its program.
       key, x_init, sigmas: As for `algebra.run`; ``x_init`` stays valid.
-      args: Pytrees of arrays.
       chunk: Steps between two reports; a rest of the steps is a second program.
       on_progress: Called after each chunk with the steps done, those of all chunks,
         and the chunk's info.
@@ -56,9 +56,13 @@ def run_chunked(
       InputError: No step; or the file is damaged or was left by another key, start,
         grid or args. Whether the kernel is the same cannot be seen.
     """
+    make: Make = kernel
+    args: tuple[Any, ...] = ()
+    if isinstance(kernel, Partial):
+        make, args = kernel.func, kernel.args
     total = sigmas.shape[0] - 1
     _check(chunk, total)
-    state = _begin(x_init, args, make=kernel)
+    state = _begin(x_init, args, make=make)
     infos: list[Info] = []
     done = 0
     mark = "" if path is None else _identity(key, x_init, sigmas, args)
@@ -67,7 +71,7 @@ def run_chunked(
     while done < total:
         count = min(chunk, total - done)
         state, info = _chunk(
-            key, state, args, sigmas, jnp.int32(done), make=kernel, count=count
+            key, state, args, sigmas, jnp.int32(done), make=make, count=count
         )
         jax.block_until_ready(state)
         infos.append(info)
@@ -87,12 +91,12 @@ def _check(chunk: int, total: int) -> None:
         )
 
 
-def _made(make: Kernel | Make, args: tuple[Any, ...]) -> Kernel:
+def _made(make: Make, args: tuple[Any, ...]) -> Kernel:
     return make if isinstance(make, Kernel) else make(*args)
 
 
 @functools.partial(jax.jit, static_argnames=("make",))
-def _begin(x: jax.Array, args: tuple[Any, ...], *, make: Kernel | Make) -> State:
+def _begin(x: jax.Array, args: tuple[Any, ...], *, make: Make) -> State:
     """First state in memory of its own, so that donating it leaves x alone."""
     return jax.tree.map(jnp.copy, _made(make, args).init(x))
 
@@ -107,7 +111,7 @@ def _chunk(
     sigmas: jax.Array,
     start: jax.Array,
     *,
-    make: Kernel | Make,
+    make: Make,
     count: int,
 ) -> tuple[State, Info]:
     return run_steps(_made(make, args), key, state, sigmas, start, count)
@@ -124,12 +128,16 @@ def _host(leaf: Any) -> np.ndarray:
 
 
 def _identity(*inputs: Any) -> str:
-    """Digest of all that decides a run but its kernel."""
-    leaves, structure = jax.tree.flatten(inputs)
-    digest = hashlib.sha256(str(structure).encode())
-    for leaf in leaves:
+    """Digest of all that decides a run but its kernel.
+
+    Leaves are named by their paths: a structure may hold functions, whose text is
+    another in every process.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(inputs)[0]:
         array = _host(leaf)
-        digest.update(f"{array.dtype} {array.shape}".encode())
+        name = jax.tree_util.keystr(path)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 

@@ -21,7 +21,8 @@ from temdiff_jax.evaluation.protocol import AnyEstimate, Estimate
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.priors import Prior, load_prior
 from temdiff_jax.reconstruction import reconstruct
-from temdiff_jax.reconstruction.methods import Method, method_of
+from temdiff_jax.reconstruction.method import Method
+from temdiff_jax.reconstruction.methods import method_of
 from temdiff_jax.reconstruction.settings import Settings
 
 # What of the settings a method of the prior depends on, so that rows made before a

@@ -12,7 +12,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -239,9 +238,8 @@ def evaluate(
     simulate: Simulate,
     *,
     seed: int = 0,
-    results_path: str | Path | None = None,
+    store: results.ResultStore | None = None,
     on_row: Callable[[Row], None] | None = None,
-    about: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Row]:
     """Score every method on every volume and case.
 
@@ -258,12 +256,10 @@ def evaluate(
         simulate: ``simulate(truth, angles_deg, seed)`` -> tilts ``[n_tilts, y, x]``;
             run once per volume and case, so that all methods see the same tilts.
         seed: base seed; see `seed_for`.
-        results_path: JSON-lines file. Runs found there are not repeated, new rows are
+        store: rows of earlier runs. Runs found there are not repeated, new rows are
             appended at once, so an interrupted evaluation continues. The name of a
             method is its identity: new settings need a new name or a new file.
         on_row: called with every new row.
-        about: volume -> further fields of its rows, for instance ``specimen``, the
-            unit of the statistics when several volumes come from one.
 
     Returns:
         One dict per volume, case and estimate: the fields of `_run`, then those of
@@ -275,14 +271,14 @@ def evaluate(
         ValueError: tilts or a reconstruction of the wrong shape. Exceptions of a
             method pass through; the rows before it are safe in the file.
     """
-    store = results.ResultStore(results_path)
+    store = store or results.ResultStore(None)
     cases = tuple(cases)
     rows: list[Row] = []
     for volume_name in volumes:
         truth = np.asarray(volumes[volume_name])
         for case in cases:
             base = _identity(truth, volume_name, case, seed)
-            more = (about or {}).get(volume_name, {})
+            more = store.about.get(volume_name, {})
             tilts: NDArray[Any] | None = None
             for run, method in methods.items():
                 settings = getattr(method, "settings", None)

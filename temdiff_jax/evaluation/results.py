@@ -62,10 +62,20 @@ def _read_groups(path: Path) -> dict[Key, list[Row]]:
 
 
 class ResultStore:
-    """Finished runs of a file, and the way to add more; without a path, nothing."""
+    """Finished runs of a file, and the way to add more; without a path, nothing.
 
-    def __init__(self, path: str | Path | None) -> None:
+    Attributes:
+        about: volume -> further fields of its rows, for instance ``specimen``, the
+            unit of the statistics when several volumes come from one.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        about: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         """Read what is there and cut off a half-written last line."""
+        self.about = about or {}
         self._path = None if path is None else Path(path)
         self._groups: dict[Key, list[Row]] = {}
         if self._path is None or not self._path.exists():

@@ -176,6 +176,11 @@ def free_memory_bytes() -> int | None:
     return min((n for n in found if n is not None), default=None)
 
 
+def resident_bytes() -> int | None:
+    """Memory this process has now; None where it cannot be told."""
+    return _kib("/proc/self/status", "VmRSS:")
+
+
 def _kib(file: str, key: str) -> int | None:
     """Bytes of a line "key  number kB"."""
     try:

@@ -2,19 +2,22 @@
 
 Every writer fills a file with a random name in the target's folder, flushes it to
 the disk and renames it. A reader therefore sees the old file, none, or the whole
-new one; a symbolic link at the target is replaced, not followed.
+new one; a symbolic link at the target is replaced, not followed. The writer holds a
+lock on that file, so that `clean` knows those whose writer is dead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import json
 import math
 import os
 import pathlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import mrcfile
 import numpy as np
@@ -25,6 +28,8 @@ MAX_LABELS = 10
 LONGEST_NAME = 255
 """Bytes; what every common file system can bear."""
 LABEL_LENGTH = 80
+# Random part of a temporary name.
+_NAME_BYTES = 8
 
 _PATH_ERRORS = {
     errno.EACCES,
@@ -75,6 +80,38 @@ def atomic_path(
     finally:
         os.close(descriptor)
     _sync_folder(path.parent)
+
+
+def clean(paths: Iterable[str | os.PathLike[str]]) -> list[pathlib.Path]:
+    """Remove what killed runs left of these files; returns what was removed.
+
+    Temporary files that a living process fills, on this machine or by a network file
+    system with locks on another, stay.
+    """
+    removed = []
+    for path in map(pathlib.Path, paths):
+        beginning = f".{path.name[:32]}."
+        for left in sorted(path.parent.glob(f"{glob.escape(beginning)}*.tmp")):
+            middle = left.name.removeprefix(beginning).removesuffix(".tmp")
+            if len(middle) == 2 * _NAME_BYTES and _abandoned(left):
+                left.unlink(missing_ok=True)
+                removed.append(left)
+    return removed
+
+
+def _abandoned(path: pathlib.Path) -> bool:
+    """Whether nobody holds the lock of a temporary file."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def write_bytes(
@@ -228,7 +265,7 @@ def _refuse_existing(path: pathlib.Path, *, overwrite: bool) -> None:
 
 def _temporary(path: pathlib.Path) -> tuple[pathlib.Path, int]:
     """Create a file with a random name beside `path`; returns it and a descriptor."""
-    temporary = path.parent / f".{path.name[:32]}.{secrets.token_hex(8)}.tmp"
+    temporary = path.parent / f".{path.name[:32]}.{secrets.token_hex(_NAME_BYTES)}.tmp"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         # What others may do with it is the umask's to say.
@@ -242,6 +279,8 @@ def _temporary(path: pathlib.Path) -> tuple[pathlib.Path, int]:
             error.strerror,
             "create the folder, or choose another with --out",
         ) from None
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return temporary, descriptor
 
 

@@ -11,19 +11,9 @@ from temdiff_jax.projector.placed import straightened as straightened
 from temdiff_jax.projector.stage.alignment import (
     motion_from_degrees as motion_from_degrees,
 )
-from temdiff_jax.projector.stage.dual import (
-    backproject_dual_moving as backproject_dual_moving,
-)
-from temdiff_jax.projector.stage.dual import project_dual_moving as project_dual_moving
 from temdiff_jax.projector.stage.motion import Motion as Motion
 from temdiff_jax.projector.stage.motion import MotionJacobian as MotionJacobian
-from temdiff_jax.projector.stage.motion import backproject_dual as backproject_dual
 from temdiff_jax.projector.stage.motion import backproject_moving as backproject_moving
-from temdiff_jax.projector.stage.motion import jacobian_product as jacobian_product
-from temdiff_jax.projector.stage.motion import jacobian_transpose as jacobian_transpose
 from temdiff_jax.projector.stage.motion import linearize_motion as linearize_motion
 from temdiff_jax.projector.stage.motion import no_motion as no_motion
-from temdiff_jax.projector.stage.motion import project_dual as project_dual
 from temdiff_jax.projector.stage.motion import project_moving as project_moving
-from temdiff_jax.projector.stage.pixels import backproject_pixels as backproject_pixels
-from temdiff_jax.projector.stage.pixels import project_pixels as project_pixels

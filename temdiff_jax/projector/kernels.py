@@ -224,15 +224,14 @@ def backproject_kernel(
         oversample=oversample,
     )
     if accumulator_dtype(tilts.dtype) == tilts.dtype:
-        return smear(0, nz)
+        return smear((0, nz))
     out = zeros_like_data((nz, nx, tilts.shape[2]), tilts.dtype, tilts, angles)
-    return _fill(out, 0, nz, max(4, -(-nz // SHARES)), smear)
+    share = max(4, -(-nz // SHARES))
+    return _fill(out, 0, nz, share, lambda first, count: smear((first, count)))
 
 
-def _backproject_planes(
-    tilts, angles, first, count, *, extents, order, flags, oversample
-):
-    """Sums over the tilts for planes ``first`` to ``first + count`` of z."""
+def _backproject_planes(tilts, angles, planes, *, extents, order, flags, oversample):
+    """Sums over the tilts for some planes of z: the first one and how many."""
     num_tilts, num_u, ny = tilts.shape
     table = tilts.reshape(num_tilts * num_u, ny)
     dtype = accumulator_dtype(tilts.dtype)
@@ -247,7 +246,7 @@ def _backproject_planes(
             num_u=num_u,
             steep=None if flags is None else jnp.asarray(flags)[tilt],
             offset=offset,
-            planes=(first, count),
+            planes=planes,
         )
         ray0, ray1, weight0, weight1 = with_order(tap_function, angles[tilt], order)
         return tilt * num_u + ray0, tilt * num_u + ray1, weight0, weight1
@@ -264,6 +263,6 @@ def _backproject_planes(
             )
         return total
 
-    start = zeros_like_data((count, extents[1], ny), dtype, tilts, angles)
+    start = zeros_like_data((planes[1], extents[1], ny), dtype, tilts, angles)
     total = lax.fori_loop(0, blocks, body, start)
     return total.astype(tilts.dtype)

@@ -12,29 +12,25 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import CONVENTION
 from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.io.alignment.record import Alignment
 from temdiff_jax.io.tilt_series import TiltSeries
-from temdiff_jax.priors import Prior, load_prior, range_verdict
-from temdiff_jax.reconstruction.methods import (
-    RESAMPLE,
-    Estimate,
-    Method,
-    check_network,
-    method_of,
-    on_host,
+from temdiff_jax.priors import Prior, range_verdict
+from temdiff_jax.reconstruction.method import Estimate, Method, on_host
+from temdiff_jax.reconstruction.methods import RESAMPLE
+from temdiff_jax.reconstruction.plan import (
+    Choice,
+    Plan,
+    choose,
+    key_data,
+    make_plan,
+    prepared,
 )
 from temdiff_jax.reconstruction.sample import MakeSampler
-from temdiff_jax.reconstruction.settings import (
-    Rule,
-    Schedule,
-    Settings,
-    Solver,
-    check_windows,
-)
+from temdiff_jax.reconstruction.settings import Rule, Schedule, Settings, Solver
+from temdiff_jax.reconstruction.watch import Watch, open_folder, run_id
 from temdiff_jax.series import checks, inputs, preparation
 from temdiff_jax.series import weighting as weighting_lib
 
@@ -75,15 +71,6 @@ class Result:
     provenance: dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """A method with its network and its settings, checked; see ``choose``."""
-
-    method: Method
-    prior: Prior | None
-    settings: Settings
-
-
 def reconstruct(
     tilts: ArrayLike | TiltSeries,
     angles: ArrayLike | None = None,
@@ -106,6 +93,7 @@ def reconstruct(
     weighting: str = DEFAULT_WEIGHTING,
     spread: weighting_lib.Spread | None = None,
     keep_samples: bool = False,
+    state: str | Path | None = None,
     on_progress: Progress | None = None,
 ) -> Result:
     """Reconstructs a volume from a tilt series of any range.
@@ -146,6 +134,8 @@ def reconstruct(
         large as ``spread`` (docs/weighting.md, "Which to choose").
       spread: What is known of that misalignment; ``None``: nothing.
       keep_samples: Return all samples.
+      state: Folder that keeps what is finished; a run that was stopped goes on from
+        there, with the bits of one that was not.  It stays when the run is over.
       on_progress: Called with (done, total, message) as work proceeds.
 
     Raises:
@@ -181,19 +171,43 @@ def reconstruct(
         spread,
         alignment,
     )
+    planned = make_plan(tilts, angles, choice, options, key=key)
+    return run(planned, keep_samples=keep_samples, state=state, on_progress=on_progress)
+
+
+def run(
+    planned: Plan,
+    *,
+    keep_samples: bool = False,
+    state: str | Path | None = None,
+    on_progress: Progress | None = None,
+) -> Result:
+    """Does what was planned.
+
+    Args:
+      planned: Of ``make_plan``.
+      keep_samples, state, on_progress: As for ``reconstruct``.
+
+    Raises:
+      InputError: The folder ``state`` was left by another run, or is damaged.
+    """
     started = time.monotonic()
-    seed, job = checks.check_key(key), preparation.check_series(tilts, angles, options)
-    total = 1 + choice.method.steps(choice.settings)
+    choice, job = planned.choice, planned.job
+    folder, identity = None if state is None else Path(state), planned.identity()
+    if folder is not None:
+        open_folder(folder, identity)
 
     def tell(done: int, text: str) -> None:
         if on_progress is not None:
-            on_progress(done, total, text)
+            on_progress(done, planned.total, text)
 
-    tell(0, "quadratic estimate")
-    problem, weighed = preparation.prepare(job, settings_for(job.series.angles_deg))
-    tell(1, "compiling (first run)")
-    found = _run(choice, seed, problem, lambda done, text: tell(1 + done, text))
-    record = _provenance(choice, job, seed) | {"weighting": weighed}
+    watch = Watch(tell, folder)
+    watch(0, "quadratic estimate")
+    problem, weighed = prepared(job, watch)
+    watch(1, "first result")
+    found = _run(choice, planned.key, problem, watch.after(1))
+    record = _provenance(choice, job, planned.key) | {"weighting": weighed}
+    record["run"] = run_id(identity)
     record["seconds"] = time.monotonic() - started
     return _result(found, problem, job, keep_samples, record)
 
@@ -256,10 +270,10 @@ def compare(
         report(before, total, name)
         started = time.monotonic()
 
-        def tell(done: int, text: str, name: str = name, before: int = before) -> None:
-            report(before + done, total, f"{name}: {text}")
+        def tell(done: int, text: str, name: str = name) -> None:
+            report(done, total, f"{name}: {text}")
 
-        estimate = _run(choice, seed, problem, tell)
+        estimate = _run(choice, seed, problem, Watch(tell, before=before))
         record = _provenance(choice, job, seed) | {"weighting": weighed}
         record["seconds"] = time.monotonic() - started
         found[name] = _result(estimate, problem, job, False, record)
@@ -267,79 +281,8 @@ def compare(
     return found
 
 
-def choose(
-    method: str | Method | MakeSampler = "default",
-    prior: str | Path | Prior = "default",
-    settings: Settings | None = None,
-    **given: Any,
-) -> Choice:
-    """A method with its network, checked before any work; the network is read last.
-
-    Args:
-      method, prior, settings: As for ``reconstruct``.
-      given: ``rule``, ``solver``, ``schedule``, ``num_samples``, ``num_steps``; None
-        for those of the settings.
-
-    Raises:
-      InputError: Unknown names, settings that a method does not take, or a network
-        that is not there or of another kind.
-    """
-    chosen = method_of(method)
-    own = _settings(chosen, settings, given)
-    return Choice(chosen, _prior(chosen, prior, own), own)
-
-
-def _run(
-    choice: Choice,
-    key: jax.Array,
-    problem: Problem,
-    report: Callable[[int, str], None],
-) -> Estimate:
-    return choice.method.run(key, problem, choice.prior, choice.settings, report)
-
-
-def _settings(
-    method: Method, settings: Settings | None, given: dict[str, Any]
-) -> Settings:
-    """The settings of a run: what was given, else the settings, else the method's."""
-    named = {name: value for name, value in given.items() if value is not None}
-    strange = [name for name in named if name not in method.takes]
-    samples = ("num_samples", "num_steps")  # nothing to a method that draws nothing
-    wrong = [name for name in strange if name not in samples]
-    for name in samples:
-        if name in named:
-            smallest = 1 if name == "num_samples" else 2
-            named[name] = checks.check_count(name, named[name], smallest)
-    if wrong:
-        raise InputError(
-            f"{wrong[0]}: expected a method that takes one, got {method.name}, which "
-            f"has its own; leave it out, or choose default, mean or posterior"
-        )
-    named = {name: value for name, value in named.items() if name not in strange}
-    base = method.settings if settings is None else settings
-    chosen = dataclasses.replace(base, **named)
-    chosen.the_rule(), chosen.the_solver(), chosen.the_schedule()  # known names
-    if "num_samples" not in method.takes:
-        chosen = dataclasses.replace(chosen, num_samples=1, num_steps=1)
-    return chosen
-
-
-def _prior(
-    method: Method, prior: str | Path | Prior, settings: Settings
-) -> Prior | None:
-    """The network of a method, checked; None where it needs none."""
-    if not method.needs:
-        return None
-    if method.needs != "prior" and prior == "default":
-        raise InputError(
-            f"prior: expected weights of its own for {method.name}, got none; pass the "
-            f"file {method.needs}.safetensors of the folder releases/baselines of the "
-            "sources, or train it (docs/reports/learned_baselines.md)"
-        )
-    loaded = prior if isinstance(prior, Prior) else load_prior(prior)
-    check_network(method, loaded)
-    check_windows(settings, loaded.network)
-    return loaded
+def _run(choice: Choice, key: jax.Array, problem: Problem, watch: Watch) -> Estimate:
+    return choice.method.run(key, problem, choice.prior, choice.settings, watch)
 
 
 _judge = jax.jit(inputs.judge)
@@ -397,7 +340,7 @@ def _provenance(choice: Choice, job: preparation.Job, key: jax.Array) -> dict[st
         "method": choice.method.name,
         "num_samples": settings.num_samples,
         "num_steps": settings.num_steps,
-        "key": [int(k) for k in np.ravel(jax.random.key_data(key))],
+        "key": key_data(key),
         "thickness": job.geometry.volume_shape[0],
         "lateral_margin": job.geometry.margin,
         "alignment": _alignment(choice.method.name, series),

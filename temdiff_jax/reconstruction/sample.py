@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from temdiff_jax.diffusion import algebra, consistency, solvers
-from temdiff_jax.inverse.problem import Frame, Measurement, Problem
+from temdiff_jax.diffusion import algebra, chunked, consistency, solvers
+from temdiff_jax.inverse.problem import Measurement, Problem
 from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.priors import Prior
 from temdiff_jax.reconstruction.denoiser import denoiser, frame_of
 from temdiff_jax.reconstruction.settings import Rule, Schedule, Settings, Solver
+from temdiff_jax.reconstruction.watch import Watch
 
 # Voxels of all samples advanced together; bounds the memory of the network.
 BATCH_VOXELS = 2_500_000
@@ -135,45 +136,62 @@ def sample(
     key: jax.Array, prior: Prior, problem: Problem, sampling: Sampling
 ) -> jax.Array:
     """All samples: wide normalised volumes ``[s, z, x, y]``."""
-    groups = draw_groups(key, prior, problem, sampling, lambda done, text: None)
-    return jnp.concatenate(list(groups))
+    return jnp.concatenate(
+        [
+            draw_group(group, key, prior, problem, sampling, Watch())
+            for group in groups(problem, sampling)
+        ]
+    )
 
 
-def draw_groups(
+def groups(problem: Problem, sampling: Sampling) -> list[range]:
+    """Samples that advance together, groups of equal size: one program serves all."""
+    count, voxels = sampling.num_samples, int(np.prod(problem.field_of_view))
+    size = largest_divisor(count, BATCH_VOXELS // voxels) if sampling.together else 1
+    return [range(first, first + size) for first in range(0, count, size)]
+
+
+def stage(group: range, sampling: Sampling) -> str:
+    """What a user is told while a group is drawn."""
+    return f"sampling {group.stop} of {sampling.num_samples}"
+
+
+def draw_group(
+    group: range,
     key: jax.Array,
     prior: Prior,
     problem: Problem,
     sampling: Sampling,
-    report: Callable[[int, str], None],
-) -> Iterator[jax.Array]:
-    """Samples in groups of equal size, so that one program serves them all.
+    watch: Watch,
+) -> jax.Array:
+    """The samples of one group: wide normalised volumes ``[group, z, x, y]``.
 
     Args:
+      group: Of ``groups``.
       key: Of all samples.
       prior, problem: What is sampled.
       sampling: How.
-      report: Called with the sample-steps done and a message.
-
-    Yields:
-      Wide normalised volumes ``[group, z, x, y]``.
+      watch: Told of the sample-steps done; keeps the state after every chunk.
     """
-    count, steps = sampling.num_samples, sampling.num_steps
-    voxels = int(np.prod(problem.field_of_view))
-    group = largest_divisor(count, BATCH_VOXELS // voxels) if sampling.together else 1
-    chunk = largest_divisor(steps, CHUNK_STEPS)
+    steps = sampling.num_steps
     bound = _Bound(prior, problem, sampling.schedule(steps), dict(sampling.numbers))
     program = _Program(sampling.make, sampling.counts, sampling.window)
-    for first in range(0, count, group):
-        begin, go_on = jax.random.split(jax.random.fold_in(key, first))
-        state = _begin(begin, bound, group=group, program=program)
-        for start in range(0, steps, chunk):
-            state = _advance(
-                go_on, state, jnp.int32(start), bound, count=chunk, program=program
-            )
-            jax.block_until_ready(state.x)
-            done = first * steps + (start + chunk) * group
-            report(done, f"sampling {first + group} of {count}")
-        yield _to_volumes(state.x, bound)
+    begin, go_on = jax.random.split(jax.random.fold_in(key, group.start))
+    start, sigmas = _begin(begin, bound, group=len(group), program=program)
+
+    def tell(done: int, total: int, info: algebra.Info) -> None:
+        watch(group.start * steps + done * len(group), stage(group, sampling))
+
+    state, _ = chunked.run_chunked(
+        jax.tree_util.Partial(program, bound),
+        go_on,
+        start,
+        sigmas,
+        chunk=largest_divisor(steps, CHUNK_STEPS),
+        on_progress=tell,
+        path=watch.file(f"samples_{group.start}_running"),
+    )
+    return _to_volumes(state.x, bound)
 
 
 def largest_divisor(number: int, most: int) -> int:
@@ -191,38 +209,32 @@ class _Bound(NamedTuple):
     numbers: dict[str, Any]
 
 
-class _Program(NamedTuple):
-    """What it is compiled for, see ``Sampling``."""
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    """What it is compiled for, see ``Sampling``; called, it gives the kernel."""
 
     make: MakeSampler
     counts: tuple[tuple[str, Any], ...]
     window: tuple[int, int, int]
 
+    def bind(self, bound: _Bound) -> algebra.Sampler:
+        """The sampler of a series."""
+        prior, problem, sigmas, numbers = bound
+        guess = denoiser(prior, problem, self.window)
+        data = problem.measurement(frame_of(problem, prior))
+        options = {**numbers, **dict(self.counts)}
+        return self.make(guess, data, sigmas=sigmas, **options)
 
-def _bind(bound: _Bound, program: _Program) -> tuple[algebra.Sampler, Frame]:
-    """The sampler of a series, and what its variable stands for."""
-    prior, problem, sigmas, numbers = bound
-    frame = frame_of(problem, prior)
-    guess = denoiser(prior, problem, program.window)
-    data = problem.measurement(frame)
-    options = {**numbers, **dict(program.counts)}
-    return program.make(guess, data, sigmas=sigmas, **options), frame
+    def __call__(self, bound: _Bound) -> algebra.Kernel:
+        """The kernel of ``bind``."""
+        return self.bind(bound).kernel
 
 
 @functools.partial(jax.jit, static_argnames=("group", "program"))
 def _begin(key, bound, *, group, program):
-    sampler, _ = _bind(bound, program)
+    sampler = program.bind(bound)
     shape = (group, *bound.problem.field_of_view)
-    return sampler.kernel.init(sampler.start(key, shape))
-
-
-@functools.partial(
-    jax.jit, static_argnames=("count", "program"), donate_argnames="state"
-)
-def _advance(key, state, start, bound, *, count, program):
-    sampler, _ = _bind(bound, program)
-    kernel, sigmas = sampler.kernel, sampler.sigmas
-    return algebra.run_steps(kernel, key, state, sigmas, start, count)[0]
+    return sampler.start(key, shape), sampler.sigmas
 
 
 @jax.jit

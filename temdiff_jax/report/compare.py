@@ -1,13 +1,15 @@
-"""One PNG of several reconstructions of the same specimen, side by side.
+"""Several reconstructions of the same specimen, side by side: a picture, a page.
 
 One column for each volume and two rows of slices: xz, where a missing wedge shows as
 elongation along z, and xy.  Every panel is on one grey scale, and row 0 is at the
 bottom, as in `temdiff_jax.report.page`.
 """
 
+import base64
+import html
 import pathlib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.style
@@ -15,9 +17,14 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from temdiff_jax.io import write
 from temdiff_jax.report import blocks, panels
 
 DOTS_PER_INCH = 150
+STYLE = """body{font:15px/1.5 sans-serif;max-width:1200px;margin:2em auto;padding:0 1em}
+img{width:100%}table{border-collapse:collapse}caption{text-align:left}
+td,th{border-bottom:1px solid #bbb;padding:.2em .9em .2em 0;text-align:right}
+td:first-child,th:first-child,td:last-child,th:last-child{text-align:left}"""
 
 _TITLE = 0.5  # inches
 _NAME_LINE = 0.17
@@ -125,6 +132,72 @@ def write_comparison(
         volumes, cut, title=title, voxel_size_angstrom=voxel_size_angstrom
     )
     panels.write_png(path, figure, title, dpi=DOTS_PER_INCH, overwrite=overwrite)
+
+
+class Page(NamedTuple):
+    """What a page of a comparison says.
+
+    Attributes:
+      title: Its heading, one line about the series.
+      table: Cells of text, the first row is the head.
+      volumes: Heading of a picture to volumes by name, each [z, y, x]; every picture
+        is on a grey scale of its own.
+      notes: Lines below.
+    """
+
+    title: str
+    table: Sequence[Sequence[str]]
+    volumes: Mapping[str, Mapping[str, np.ndarray]]
+    notes: Sequence[str] = ()
+
+
+def write_comparison_page(
+    path: str | pathlib.Path,
+    page: Page,
+    *,
+    voxel_size_angstrom: float | None,
+    overwrite: bool = False,
+) -> None:
+    """Write a comparison as one HTML file that needs nothing else, or not at all.
+
+    The pictures are inside the file; it runs no script and loads nothing.
+
+    Args:
+      path: Target file.
+      page: What it says.
+      voxel_size_angstrom: As for `write_comparison`.
+      overwrite: Whether an existing file may be replaced.
+
+    Raises:
+      InputError, ValueError: as `write_comparison`.
+    """
+    pictures = []
+    for heading, volumes in page.volumes.items():
+        figure = draw_comparison(
+            volumes, title=heading, voxel_size_angstrom=voxel_size_angstrom
+        )
+        content = panels.png_bytes(figure, page.title, dpi=DOTS_PER_INCH)
+        text = html.escape(f"{heading}: {', '.join(volumes)}", quote=True)
+        data = base64.b64encode(content).decode("ascii")
+        pictures.append(f'<p><img alt="{text}" src="data:image/png;base64,{data}"></p>')
+    head, *rows = (
+        "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+        for tag, row in zip(["th"] + ["td"] * len(page.table), page.table)
+    )
+    title = html.escape(page.title)
+    parts = [
+        "<!DOCTYPE html>",
+        f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
+        f"<style>{STYLE}</style></head><body>",
+        f"<h1>{title}</h1>",
+        f"<table><tr>{head}</tr>",
+        *(f"<tr>{row}</tr>" for row in rows),
+        "</table>",
+        *pictures,
+        *(f"<p>{html.escape(note)}</p>" for note in page.notes),
+        "</body></html>",
+    ]
+    write.write_text(path, "\n".join(parts) + "\n", overwrite=overwrite)
 
 
 def _compose(

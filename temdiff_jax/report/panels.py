@@ -59,13 +59,22 @@ def write_png(
     overwrite: bool,
     colours: int | None = None,
 ) -> None:
-    """Write a finished figure, complete or not at all, whatever style is in force.
-
-    With `colours` it is reduced to a palette of so many, which makes charts four times
-    smaller.
+    """Write a finished figure, complete or not at all; see `png_bytes`.
 
     Raises:
       InputError: the file exists and may not be replaced, or cannot be written.
+    """
+    content = png_bytes(figure, title, dpi=dpi, colours=colours)
+    write.write_bytes(path, content, overwrite=overwrite)
+
+
+def png_bytes(
+    figure: Figure, title: str, *, dpi: int, colours: int | None = None
+) -> bytes:
+    """A finished figure as a PNG, whatever style is in force.
+
+    With `colours` it is reduced to a palette of so many, which makes charts four times
+    smaller.
     """
     buffer = io.BytesIO()
     metadata = {"Software": "temdiff_jax", "Title": plain(title)}
@@ -79,7 +88,7 @@ def write_png(
         )
     if colours is not None:
         buffer = _with_palette(buffer, colours, metadata)
-    write.write_bytes(path, buffer.getvalue(), overwrite=overwrite)
+    return buffer.getvalue()
 
 
 def _with_palette(

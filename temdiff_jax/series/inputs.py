@@ -97,7 +97,7 @@ def with_inputs(problem: Problem, settings: TikhonovSettings) -> Problem:
         share = jnp.mean(seen, axis=(1, 2), keepdims=True)
         weight = weight / jnp.maximum(share, 1e-6)
     estimate = tikhonov_normalised(problem, settings)
-    chi2 = noise.chi2_per_tilt(estimate, tilts, geometry, precision)
+    chi2 = weighting.chi2_per_tilt(project(estimate, geometry) - tilts, precision)
     inputs = Inputs(
         estimate,
         jnp.maximum(jnp.std(geometry.crop(estimate)), 1e-6),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.problem import Units
-from temdiff_jax.projector import backproject, project, ray_lengths
+from temdiff_jax.projector import backproject, ray_lengths
 
 # A random medium with this correlation length (voxels) has projections whose
 # standard deviation is sqrt(length * thickness) times its own.
@@ -98,12 +98,3 @@ def coverage(geometry: TiltGeometry, weight: jax.Array) -> jax.Array:
     ones = jnp.broadcast_to(mean, (geometry.num_tilts, geometry.num_u, 1))
     seen = backproject(ones, geometry)
     return seen / jnp.maximum(jnp.max(seen), 1e-30)
-
-
-def chi2_per_tilt(
-    volume: jax.Array, tilts: jax.Array, geometry: TiltGeometry, weight: jax.Array
-) -> jax.Array:
-    """Weighted mean squared residual of each tilt, ``[n_tilts]``; 1 is the noise."""
-    residual = project(volume, geometry) - tilts
-    # In this order it also holds for a weight that is a linear map.
-    return jnp.mean(residual * (weight * residual), axis=(1, 2))

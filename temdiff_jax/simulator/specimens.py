@@ -54,15 +54,16 @@ def _mitochondria(
     cells: distances.Cells,
     warp: shapes.Fields,
     points: shapes.Points,
-    wall: Array,
-    label: Array,
+    membrane: tuple[Array, Array],
     count: int,
 ) -> tuple[Array, Array]:
     """Organelles with a double membrane and cristae: stain and soft mask [z, x, y].
 
     They lie along their cell's axis and keep clear of its membrane, which presses
-    them into its shape.
+    them into its shape.  ``membrane`` is the distance to it and the cell around,
+    ``[z, x, y]``.
     """
+    wall, label = membrane
     places, depth, own = _pick_inside(draws, cells, warp, shape, count)
     axes = cells.axes[own] + 0.5 * draws.directions(count)
     axes = axes / jnp.linalg.norm(axes, axis=-1, keepdims=True)
@@ -171,7 +172,7 @@ def tissue(key: Array, shape: shapes.Shape) -> Array:
     stain = shapes.blend(stain, 0.55 + 0.3 * look[3], (0.4 + 0.6 * look[4]) * er)
     places = (shape, cells, warp, points)
     stain = shapes.blend(stain, *_vesicle_cloud(draws, *places, 2 * count + 6))
-    stain = shapes.blend(stain, *_mitochondria(draws, *places, wall, label, count))
+    stain = shapes.blend(stain, *_mitochondria(draws, *places, (wall, label), count))
     # Half widths of one membrane pair, thicker and darker where bend[4] is high.
     half_width = jnp.clip(0.8 + 0.9 * look[5] + 0.2 * bend[4], 0.75, 2.0)
     dark = jnp.clip(0.6 + 0.3 * look[6] + 0.1 * bend[4], 0.4, 1.0)

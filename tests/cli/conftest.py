@@ -5,7 +5,6 @@ right; here the question is what the command passes in and what it does with the
 """
 
 import dataclasses
-import sys
 import types
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import pytest
 from temdiff_jax import baselines
 from temdiff_jax.cli import environment
 from temdiff_jax.io import write
-from temdiff_jax.reconstruction import api
+from temdiff_jax.model import NetworkConfig
+from temdiff_jax.reconstruction import api, plan, watch
 
 ANGLES = np.array([-4.0, -2.0, 0.0, 2.0, 4.0])
 NUM_TILTS, HEIGHT, WIDTH = 5, 10, 14
@@ -53,9 +53,22 @@ class Library:
 def library(monkeypatch, tmp_path) -> Library:
     record = Library([])
 
-    def reconstruct(tilts, angles, *, thickness=None, on_progress, **options):
+    def run(planned, *, state, on_progress):
+        job, choice = planned.job, planned.choice
+        tilts, thickness = job.series.tilts, job.options.thickness
         record.calls.append(
-            {"tilts": tilts, "angles": angles, "thickness": thickness, **options}
+            {
+                "tilts": tilts,
+                "angles": job.series.angles_deg,
+                "thickness": thickness,
+                "prior": choice.prior.name,
+                "method": choice.method,
+                "settings": choice.settings,
+                "key": plan.key_data(planned.key)[-1],
+                "log": job.options.log,
+                "weighting": job.options.weighting,
+                "voxel_size_angstrom": job.series.voxel_size_angstrom,
+            }
         )
         if record.error is not None:
             raise record.error
@@ -73,9 +86,10 @@ def library(monkeypatch, tmp_path) -> Library:
             weights=np.ones(len(tilts)),
             tikhonov=0.5 * mean,
             provenance={
-                "num_samples": options["settings"].num_samples,
-                "num_steps": options["settings"].num_steps,
-                "prior_sha256": "ab" * 32,
+                "num_samples": choice.settings.num_samples,
+                "num_steps": choice.settings.num_steps,
+                "prior_sha256": choice.prior.sha256,
+                "run": watch.run_id(planned.identity()),
                 "log": "off",
                 "weighting": record.weighting,
             },
@@ -84,11 +98,15 @@ def library(monkeypatch, tmp_path) -> Library:
     def linear(tilts, angles, *, thickness, **_):
         return np.ones((thickness, *tilts.shape[1:]), np.float32)
 
-    module = types.ModuleType("temdiff_jax.reconstruction")
-    module.reconstruct = reconstruct
-    # Names are checked by the library itself; no network is read.
-    monkeypatch.setattr(api, "_prior", lambda method, prior, settings: prior)
-    monkeypatch.setitem(sys.modules, "temdiff_jax.reconstruction", module)
+    def prior(method, name, settings):
+        """Names are checked by the library itself; no network is read."""
+        network = types.SimpleNamespace(config=NetworkConfig())
+        return types.SimpleNamespace(
+            name=name, network=network, params={}, sha256="ab" * 32
+        )
+
+    monkeypatch.setattr(plan, "_prior", prior)
+    monkeypatch.setattr(api, "run", run)
     monkeypatch.setattr(baselines, "fbp", linear, raising=False)
     monkeypatch.setattr(baselines, "tikhonov", linear, raising=False)
     # The setting is global to jax and would outlive the test.

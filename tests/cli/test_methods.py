@@ -6,7 +6,9 @@ import types
 import numpy as np
 import pytest
 
+from temdiff_jax.cli import choices
 from temdiff_jax.cli.main import main
+from temdiff_jax.errors import InputError
 from temdiff_jax.io.formats import mrc
 from temdiff_jax.reconstruction import api, methods
 
@@ -18,13 +20,45 @@ def test_every_method_has_a_line_with_its_cost(capsys, monkeypatch, tmp_path):
     assert [line.partition(":")[0] for line in lines] == list(methods.table())
     dps = next(line for line in lines if line.startswith("dps:"))
     assert "Chung et al., ICLR 2023" in dps and "1000 calls + 1000 back" in dps
-    assert next(line for line in lines if line.startswith("dolce:")).endswith(
-        "weights dolce)"
-    )
+    dolce = next(line for line in lines if line.startswith("dolce:"))
+    assert "weights dolce; --set eta=1 strength=2.12 num_iters=100" in dolce
     assert main(["methods", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     fbp = next(row for row in rows if row["name"] == "fbp")
     assert (fbp["calls"], fbp["pairs"], fbp["needs"]) == (0, 1, "")
+    assert "--set scale=0.05" in dps and fbp["numbers"] == {}
+    assert next(row for row in rows if row["name"] == "dds")["numbers"] == {
+        "eta": 0.85,
+        "num_iters": 5,
+    }
+
+
+def test_numbers_of_a_sampler_are_read_from_the_command_line():
+    given = ["scale=1e-1", "num-iters=3", "solver = cgrad"]
+    read = choices.parse_numbers(given)
+    assert read == {"scale": 0.1, "num_iters": 3, "solver": "cgrad"}
+    assert isinstance(read["num_iters"], int)
+    for text in ("scale", "=3", "scale="):
+        with pytest.raises(InputError, match="--set: expected NAME=VALUE, got"):
+            choices.parse_numbers([text])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--method", "dps", "--set", "scal=1"], "one of scale, got 'scal'; did you"),
+        (["--method", "dps", "--set", "scale=much"], "expected scale as a finite"),
+        (["--set", "scale=1"], "expected a published sampler, got default"),
+    ],
+)
+def test_numbers_that_do_not_fit_end_the_command(
+    given, message, series, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr("temdiff_jax.cli.environment.prepare_jax", lambda: tmp_path)
+    command = ["reconstruct", series.stack, "--angles", series.angles, *given]
+    assert main([str(word) for word in command]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and message in lines[0]
 
 
 @pytest.fixture
@@ -68,12 +102,17 @@ def test_one_page_one_table(series, compared, tmp_path, capsys):
     assert printed[1].split()[3] == "-"  # no spread
     names = sorted(path.name for path in out.iterdir())
     assert names == [
+        "grid_compare.html",
         "grid_compare.json",
-        "grid_compare.png",
         "grid_default.mrc",
         "grid_dps.mrc",
         "grid_fbp.mrc",
     ]
+    page = (out / "grid_compare.html").read_text()
+    # Volumes, and standard deviations of those that have one.
+    assert page.count("<img ") == page.count("data:image/png;base64,") == 2
+    assert "One call of the network and one pull to the tilts" in page
+    assert "--methods fbp,default,dps" in page
     rows = json.loads((out / "grid_compare.json").read_text())["methods"]
     assert [row["calls"] for row in rows] == [0, 8 + 10, 10]
     assert mrc.read_mrc(out / "grid_dps.mrc").data.max() == 2.0
@@ -112,5 +151,5 @@ def test_inputs_are_never_overwritten(series, compared, tmp_path, capsys):
     out = tmp_path / "r"
     assert main(words(series, out)) == 0
     assert main(words(series, out)) == 2
-    assert "grid_compare.png" in capsys.readouterr().err
+    assert "grid_compare.html" in capsys.readouterr().err
     assert main(words(series, out, "--overwrite")) == 0

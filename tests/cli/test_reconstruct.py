@@ -138,7 +138,7 @@ def test_record_tells_all_that_is_needed_to_repeat_the_run(
     assert record["convention"] == "x=X*cos+Z*sin; order=zyx; center=(n-1)/2; axis=+Y"
     assert record["parameters"] == {
         "thickness": 6, "samples": 2, "steps": 4, "method": "default",
-        "rule": None, "solver": None, "schedule": None,
+        "rule": None, "solver": None, "schedule": None, "numbers": [],
         "prior": "default", "seed": 5, "log": "auto", "weighting": "adaptive",
     }  # fmt: skip
     assert record["angles_deg"] == [-4.0, -2.0, 0.0, 2.0, 4.0]

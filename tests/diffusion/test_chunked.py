@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from temdiff_jax.diffusion import algebra, chunked, schedule, solvers
 from temdiff_jax.errors import InputError
@@ -116,22 +117,22 @@ def test_state_of_any_kind_survives_the_file(tmp_path):
 
 def test_file_of_another_run_is_refused(tmp_path):
     path, key = tmp_path / "s.npz", jax.random.key(0)
-    start = {"args": (jnp.float32(1.0),), "path": path, "chunk": 8}
-    chunked.run_chunked(remembering, key, X, SIGMAS, **start)
+    one, start = Partial(remembering, jnp.float32(1.0)), {"path": path, "chunk": 8}
+    chunked.run_chunked(one, key, X, SIGMAS, **start)
     others = [
-        (jax.random.key(1), X, SIGMAS, {}),
-        (key, X + 1, SIGMAS, {}),
-        (key, X, SIGMAS / 2, {}),
-        (key, X, SIGMAS, {"args": (jnp.float32(0.5),)}),
+        (one, jax.random.key(1), X, SIGMAS),
+        (one, key, X + 1, SIGMAS),
+        (one, key, X, SIGMAS / 2),
+        (Partial(remembering, jnp.float32(0.5)), key, X, SIGMAS),
     ]
-    for other_key, x, sigmas, change in others:
+    for other in others:
         with pytest.raises(InputError, match="got those of another; remove"):
-            chunked.run_chunked(remembering, other_key, x, sigmas, **start | change)
+            chunked.run_chunked(*other, **start)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(InputError, match="saved sampling: expected the state"):
-        chunked.run_chunked(remembering, key, X, SIGMAS, **start)
+        chunked.run_chunked(one, key, X, SIGMAS, **start)
     with pytest.raises(InputError, match="chunk and steps of at least 1, got 0"):
-        chunked.run_chunked(remembering, key, X, SIGMAS, args=(1.0,), chunk=0)
+        chunked.run_chunked(one, key, X, SIGMAS, chunk=0)
 
 
 def test_chunks_keep_one_state_in_memory():
@@ -160,9 +161,8 @@ def test_other_numbers_in_args_trace_nothing():
         return algebra.ddim(algebra.predictor(guess), eta=eta)
 
     def draw(seed, *args):
-        args = tuple(jnp.float32(a) for a in args)
-        key = jax.random.key(seed)
-        return chunked.run_chunked(make, key, X, SIGMAS, args=args, chunk=4)[0].x
+        made = Partial(make, *(jnp.float32(a) for a in args))
+        return chunked.run_chunked(made, jax.random.key(seed), X, SIGMAS, chunk=4)[0].x
 
     first = draw(0, 0.5, 0.1)
     count = len(traces)

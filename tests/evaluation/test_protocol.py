@@ -199,9 +199,9 @@ def test_spread_of_an_estimate_is_scored_in_units_of_the_truth():
 @pytest.mark.slow
 def test_finished_file_runs_nothing_again(tmp_path):
     path = tmp_path / "deep" / "rows.jsonl"
-    first = Bench().run(results_path=path)
+    first = Bench().run(store=results.ResultStore(path))
     bench, seen = Bench(), []
-    again = bench.run(results_path=path, on_row=seen.append)
+    again = bench.run(store=results.ResultStore(path), on_row=seen.append)
     assert again == first
     assert (bench.calls, bench.seeds, seen) == ([], [], [])
     assert results.read_rows(path) == first
@@ -210,13 +210,13 @@ def test_finished_file_runs_nothing_again(tmp_path):
 @pytest.mark.slow
 def test_interrupted_file_continues_where_it_stopped(tmp_path):
     path = tmp_path / "rows.jsonl"
-    expected = Bench().run(results_path=path)
+    expected = Bench().run(store=results.ResultStore(path))
     lines = path.read_text().splitlines(keepends=True)
     # Cut inside the second row of the last run, so one of its two rows is whole.
     path.write_text("".join(lines[:-1]) + lines[-1][:50])
     assert len(results.read_rows(path)) == len(lines) - 2
     bench, seen = Bench(), []
-    rows = bench.run(results_path=path, on_row=seen.append)
+    rows = bench.run(store=results.ResultStore(path), on_row=seen.append)
     assert bench.calls == ["pair"]
     assert len(bench.seeds) == 1
     assert len(seen) == 2
@@ -227,7 +227,7 @@ def test_interrupted_file_continues_where_it_stopped(tmp_path):
     assert timeless(rows) == timeless(expected)
     # The orphan of the interrupted run is still in the file and counts no more.
     assert results.read_rows(path) == rows
-    assert Bench().run(results_path=path) == rows
+    assert Bench().run(store=results.ResultStore(path)) == rows
 
 
 class Told:
@@ -254,8 +254,7 @@ def test_costs_and_settings_of_a_method_are_in_its_rows(tmp_path):
             case,
             {"told": Told(bench, settings), "flat": bench.flat},
             bench.simulate,
-            results_path=path,
-            about=about,
+            store=results.ResultStore(path, about),
         )
 
     about = {"a": {"specimen": "s", "tissue": "t"}}
@@ -273,20 +272,20 @@ def test_rows_before_a_crash_are_kept(tmp_path):
     bench = Bench()
     bench.pair = lambda *args: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        bench.run(results_path=path)
+        bench.run(store=results.ResultStore(path))
     assert [row["method"] for row in results.read_rows(path)] == ["flat"]
 
 
 @pytest.mark.slow
 def test_file_of_another_evaluation_is_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
-    Bench().run(results_path=path)
+    Bench().run(store=results.ResultStore(path))
     with pytest.raises(errors.InputError, match="another evaluation: expected seed"):
-        Bench().run(results_path=path, seed=1)
+        Bench().run(store=results.ResultStore(path), seed=1)
     bench = Bench()
     bench.volumes["a"] = block(99)
     with pytest.raises(errors.InputError, match="truth_sha256"):
-        bench.run(results_path=path)
+        bench.run(store=results.ResultStore(path))
 
 
 def test_damaged_file_is_refused(tmp_path):
@@ -300,7 +299,7 @@ def test_diverged_result_is_a_failed_row(tmp_path):
     path = tmp_path / "rows.jsonl"
     bench = Bench()
     bench.flat = lambda tilts, angles_deg, thickness: np.full(SHAPE, np.nan)
-    rows = bench.run(results_path=path)
+    rows = bench.run(store=results.ResultStore(path))
     flat = [row for row in rows if row["run"] == "flat"]
     assert len(flat) == 4
     assert all("not finite" in row["failed"] for row in flat)
@@ -312,7 +311,7 @@ def test_numbers_that_do_not_exist_are_null_in_strict_json(tmp_path):
     path = tmp_path / "rows.jsonl"
     bench = Bench()
     bench.flat = lambda tilts, angles_deg, thickness: bench.truth
-    rows = bench.run(results_path=path)
+    rows = bench.run(store=results.ResultStore(path))
     assert rows[0]["raw"]["psnr"] is None
     assert rows[0]["raw"]["rmse"] == 0.0
 

@@ -15,12 +15,10 @@ from jax import export
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import (
     backproject,
-    backproject_dual,
     backproject_moving,
     no_motion,
     normal_op,
     project,
-    project_dual,
     project_moving,
 )
 
@@ -33,14 +31,10 @@ VOLUME = jax.ShapeDtypeStruct(EXTENTS, jnp.float32)
 TILTS = jax.ShapeDtypeStruct((COUNT, NUM_U, EXTENTS[2]), jnp.float32)
 ANGLES = jax.ShapeDtypeStruct((COUNT,), jnp.float32)
 MOTION = jax.eval_shape(lambda: no_motion(COUNT, x_tilt=True))
-ACROSS = jax.ShapeDtypeStruct((COUNT, EXTENTS[2], EXTENTS[1]), jnp.float32)
 
 
-def geometry(angles, *, swapped=False, oversample=1):
-    nz, nx, ny = EXTENTS
-    extents = (nz, ny, nx) if swapped else EXTENTS
-    num_u = ny if swapped else NUM_U
-    return TiltGeometry(angles, extents, num_u, (True, False, False, True), oversample)
+def geometry(angles, *, oversample=1):
+    return TiltGeometry(angles, EXTENTS, NUM_U, (True, False, False, True), oversample)
 
 
 def moving_loss(volume, angles, tilts, motion):
@@ -67,14 +61,6 @@ PROGRAMS = {
     "backproject_moving": (
         lambda t, a, m: backproject_moving(t, geometry(a), m),
         (TILTS, ANGLES, MOTION),
-    ),
-    "project_dual": (
-        lambda v, a: project_dual(v, geometry(a), geometry(a, swapped=True)),
-        (VOLUME, ANGLES),
-    ),
-    "backproject_dual": (
-        lambda t, s, a: backproject_dual(t, s, geometry(a), geometry(a, swapped=True)),
-        (TILTS, ACROSS, ANGLES),
     ),
     "gradients in volume, angles and motion": (
         jax.grad(moving_loss, (0, 1, 3)),

@@ -8,18 +8,16 @@ import inspect
 import logging
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from temdiff_jax import baselines, layout
-from temdiff_jax.diffusion import algebra, methods
+from temdiff_jax.diffusion import algebra, chunked, methods
 from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.model import NetworkConfig, make_network
-from temdiff_jax.priors import Prior, load_prior, save_prior
+from temdiff_jax.priors import Prior, load_prior
 from temdiff_jax.projector import project
-from temdiff_jax.reconstruction import api, reconstruct, sample
+from temdiff_jax.reconstruction import api, plan, reconstruct, sample
 from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.series import weighting
 from temdiff_jax.series.preparation import SeriesOptions
@@ -28,14 +26,6 @@ ANGLES = np.array([-12.0, -5.0, 0.0, 6.0, 13.0])
 NUM, HEIGHT, WIDTH, THICKNESS = 5, 8, 12, 8
 SAMPLES, STEPS, GROUP = 4, 4, 2
 SETTINGS = Settings(window=32, cg_iters=3, mean_cg_iters=4)
-CARD = {
-    "name": "tiny",
-    "network": {"channels": [8, 8], "blocks": [1, 1], "groups": 4, "embedding": 64},
-    "residual_scale": {"intercept": -0.5, "slopes": [0.0, 0.0, 0.0, 0.0]},
-    "metric_mean": {"smoothness": 2.0, "ridge": 0.1},
-    "metric_sample": {"smoothness": 2.0, "ridge": 0.1},
-    "half_range_deg": [4.0, 30.0],
-}
 
 
 def make_tilts() -> np.ndarray:
@@ -54,21 +44,6 @@ def make_tilts() -> np.ndarray:
 
 
 TILTS = make_tilts()
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    """Path of a prior with random weights."""
-    network = make_network(NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4))
-    abstract = jax.eval_shape(network.init, jax.random.key(0))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: jnp.asarray(0.05 * rng.normal(size=leaf.shape), leaf.dtype),
-        abstract,
-    )
-    path = tmp_path_factory.mktemp("prior") / "tiny.safetensors"
-    save_prior(path, params, CARD)
-    return path
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -373,7 +348,7 @@ def test_bad_input_is_one_line(run, change, expected):
 
 @pytest.mark.slow
 def test_solver_is_one_option_and_one_program(run):
-    before = sample._advance._cache_size()
+    before = chunked._chunk._cache_size()
     few_noise = dataclasses.replace(SETTINGS, eta=0.1)
     first = run(method="posterior", solver="dpm++2m_sde")
     again = run(method="posterior", settings=few_noise)
@@ -382,7 +357,7 @@ def test_solver_is_one_option_and_one_program(run):
     assert np.max(np.abs(first.mean - other.mean)) > 0
     less = run(method="posterior", solver="ddim", settings=few_noise)
     assert np.max(np.abs(less.mean - other.mean)) > 0
-    assert sample._advance._cache_size() <= before + 2
+    assert chunked._chunk._cache_size() <= before + 2
 
 
 def double_pull(data):
@@ -446,7 +421,7 @@ def test_one_series_by_several_methods_is_checked_once(prior, result):
     found = api.compare(
         TILTS,
         ANGLES,
-        {"a": api.choose("mean", prior, SETTINGS), "b": api.choose("tikhonov")},
+        {"a": plan.choose("mean", prior, SETTINGS), "b": plan.choose("tikhonov")},
         options=SeriesOptions(THICKNESS, contrast="bright", weighting="robust"),
         on_progress=lambda *call: calls.append(call[:2]),
     )

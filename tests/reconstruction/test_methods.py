@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax.diffusion import algebra
+from temdiff_jax.diffusion import algebra, chunked
 from temdiff_jax.diffusion import methods as published
 from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
@@ -17,7 +17,7 @@ from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
 from temdiff_jax.priors import Prior
 from temdiff_jax.projector import project
-from temdiff_jax.reconstruction import methods, reconstruct, sample
+from temdiff_jax.reconstruction import methods, reconstruct
 from temdiff_jax.reconstruction.denoiser import frame_of
 from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.series import inputs
@@ -161,9 +161,9 @@ def test_the_estimate_is_the_mean_of_the_samples_and_numbers_compile_nothing(til
     np.testing.assert_allclose(two.mean, two.samples.mean(axis=0), atol=1e-5)
     row = cheap("dolce").with_numbers(strength=0.7)
     run("dolce", tilts, row=row)
-    compiled = sample._advance._cache_size()
+    compiled = chunked._chunk._cache_size()
     run("dolce", tilts, row=row.with_numbers(strength=0.2))
-    assert sample._advance._cache_size() == compiled
+    assert chunked._chunk._cache_size() == compiled
 
 
 def test_volume_frame_is_empty_in_the_field_of_view_and_tikhonov_beside_it(tilts):
@@ -227,6 +227,33 @@ def test_numbers_that_a_sampler_does_not_have_are_refused():
         TABLE["dps"].with_numbers(scal=0.1)
     with pytest.raises(InputError, match="expected a published sampler, got fbp"):
         TABLE["fbp"].with_numbers(lam=0.1)
+    for change, wanted in (
+        ({"num_iters": 2.5}, "expected num_iters as a whole number of at least 1"),
+        ({"num_iters": 0}, "got 0; 5 is its own value"),
+        ({"eta": "much"}, "expected eta as a finite number, got 'much'"),
+        ({"eta": float("nan")}, "expected eta as a finite number, got nan"),
+    ):
+        with pytest.raises(InputError, match=wanted):
+            TABLE["dds"].with_numbers(**change)
+
+
+def test_numbers_of_a_sampler_are_shown_and_taken_in_their_own_kind():
+    assert TABLE["dps"].numbers == {"scale": 0.05}
+    assert TABLE["dds-tuned"].numbers == {"eta": 0.0, "num_iters": 1}
+    assert TABLE["fbp"].numbers == {}
+    changed = TABLE["dds"].with_numbers(eta=1, num_iters=2.0)
+    assert changed.numbers == {"eta": 1.0, "num_iters": 2}
+    # A whole number is compiled in, another one is an argument.
+    assert changed.sampling.numbers == (("eta", 1.0),)
+    assert changed.sampling.counts == (("num_iters", 2),)
+
+
+def test_a_sampler_under_another_number_gives_another_volume(tilts):
+    own = run("dps", tilts)
+    changed = run("dps", tilts, row=cheap("dps").with_numbers(scale=0.5))
+    assert np.max(np.abs(changed.mean - own.mean)) > 1e-4
+    assert own.provenance["numbers"] == {"scale": 0.05}
+    assert changed.provenance["numbers"] == {"scale": 0.5}
 
 
 @pytest.mark.parametrize("name", published.SAMPLERS)

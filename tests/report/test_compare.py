@@ -1,3 +1,7 @@
+import base64
+import html.parser
+import io
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -86,6 +90,34 @@ def test_a_file_is_written_once(tmp_path):
     with pytest.raises(InputError, match="one that exists"):
         compare.write_comparison(path, volumes(), **options)
     compare.write_comparison(path, volumes(), overwrite=True, **options)
+
+
+def test_a_page_is_one_file_that_holds_pictures_and_table(tmp_path):
+    path = tmp_path / "page.html"
+    page = compare.Page(
+        title="a <series> & more",
+        table=[["method", "chi2/n"], ["fbp", "1.2"], ["<b>", "0.9"]],
+        volumes={"Volumes": volumes(), "Spread": {"fbp": volumes()["fbp"]}},
+        notes=["a note with <tags>"],
+    )
+    compare.write_comparison_page(path, page, voxel_size_angstrom=40.0)
+    text = path.read_text()
+    found = html.parser.HTMLParser()
+    seen = []
+    found.handle_starttag = lambda tag, attributes: seen.append((tag, attributes))
+    found.feed(text)
+    tags = [tag for tag, _ in seen]
+    assert (tags.count("tr"), tags.count("th"), tags.count("td")) == (3, 2, 4)
+    assert not {"script", "link", "b", "series", "tags"} & set(tags)
+    pictures = [dict(attributes) for tag, attributes in seen if tag == "img"]
+    assert [p["alt"].partition(":")[0] for p in pictures] == ["Volumes", "Spread"]
+    for picture in pictures:
+        kind, _, data = picture["src"].partition(",")
+        assert kind == "data:image/png;base64"
+        image = matplotlib.image.imread(io.BytesIO(base64.b64decode(data)))
+        assert image.shape[1] == 1800
+    with pytest.raises(InputError, match="one that exists"):
+        compare.write_comparison_page(path, page, voxel_size_angstrom=40.0)
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,11 @@ class Alignment:
         return not moved and bool(np.all(self.magnifications == 1))
 
     def motion_fields(self) -> dict[str, Any]:
-        """Arguments of ``projector.motion.motion_from_degrees``."""
+        """Arguments of ``projector.motion.motion_from_degrees``, JSON-ready."""
         return {
-            "shifts_px": self.shifts_px,
-            "rotations_deg": self.rotations_deg,
-            "magnifications": self.magnifications,
+            "shifts_px": self.shifts_px.tolist(),
+            "rotations_deg": self.rotations_deg.tolist(),
+            "magnifications": self.magnifications.tolist(),
             "axis_offset_px": self.axis_offset_px,
             # Without an x-tilt the projector leaves a resampling out.
             "x_tilt_deg": self.x_tilt_deg if self.x_tilt_deg else None,

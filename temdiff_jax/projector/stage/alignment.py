@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from temdiff_jax.errors import InputError
 from temdiff_jax.projector.stage.motion import Motion
@@ -19,9 +19,8 @@ def motion_from_degrees(
     tilt_errors_deg: ArrayLike = 0.0,
     axis_offset_px: ArrayLike = 0.0,
     x_tilt_deg: ArrayLike | None = None,
-    dtype: DTypeLike = jnp.float32,
 ) -> Motion:
-    """Fills a ``Motion``; ``**alignment.motion_fields()`` of ``io.alignment`` fits.
+    """Fills a ``Motion``, float32; ``**alignment.motion_fields()`` fits.
 
     Args:
       num_tilts: Number of tilts.
@@ -29,7 +28,6 @@ def motion_from_degrees(
       rotations_deg, magnifications, tilt_errors_deg: psi, m and d theta, ``[n_tilts]``
         or one number.
       axis_offset_px, x_tilt_deg: a and chi, scalars; ``None`` is no x-tilt.
-      dtype: Dtype of every field; that of the angles.
 
     Raises:
       InputError: Numbers that do not fit the tilts or are not finite, a
@@ -47,10 +45,10 @@ def motion_from_degrees(
             f"got {scale.min():g} and {chi:g}; correct the alignment"
         )
     u, v, psi, scale, tilt, offset = (
-        jnp.asarray(field, dtype)
+        jnp.asarray(field, jnp.float32)
         for field in (shift[:, 0], shift[:, 1], psi, scale, tilt, offset)
     )
-    turned = None if x_tilt_deg is None else jnp.asarray(np.deg2rad(chi), dtype)
+    turned = None if x_tilt_deg is None else jnp.float32(np.deg2rad(chi))
     return Motion(u, v, psi, scale, tilt, offset, turned)
 
 

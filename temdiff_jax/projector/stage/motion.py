@@ -1,4 +1,4 @@
-"""Projection through a stage that is not aligned, and through a second tilt axis.
+"""Projection through a stage that is not aligned.
 
 Every view of a real series is a little off.  With the convention of a stage that is
 not yet aligned, content at r (from the volume's centre) appears at
@@ -134,54 +134,6 @@ def backproject_moving(
     return volume
 
 
-def jacobian_product(
-    volume: jax.Array,
-    geometry: TiltGeometry,
-    motion: Motion,
-    d_motion: Motion,
-    *,
-    border: int = 0,
-) -> jax.Array:
-    """``J d``: how the projections change along a change of the motion.
-
-    Costs the projection, one more with differentiated weights, and six passes over
-    the tilts where ``project_moving`` takes two; an x-tilt adds three passes over
-    the volume and one projection.  For many products use ``linearize_motion``.
-
-    Args:
-      volume, geometry, motion, border: As for ``project_moving``.
-      d_motion: d, of the structure of ``motion``.
-
-    Returns:
-      ``[n_tilts, u, y]``, dtype of the volume.
-    """
-    moving = partial(project_moving, volume, geometry, border=border)
-    return jax.jvp(moving, (motion,), (d_motion,))[1]
-
-
-def jacobian_transpose(
-    volume: jax.Array,
-    geometry: TiltGeometry,
-    motion: Motion,
-    residual: jax.Array,
-    *,
-    border: int = 0,
-) -> Motion:
-    """``J^T r``: the gradient of ``<r, project_moving>`` in the motion.
-
-    Costs what ``jacobian_product`` costs; only an x-tilt needs a back-projection.
-
-    Args:
-      volume, geometry, motion, border: As for ``project_moving``.
-      residual: r, ``[n_tilts, u, y]``.
-
-    Returns:
-      The gradient, of the structure of ``motion``.
-    """
-    moving = partial(project_moving, volume, geometry, border=border)
-    return jax.vjp(moving, motion)[1](residual)[0]
-
-
 class MotionJacobian(NamedTuple):
     """The projections at one motion and their derivative there.
 
@@ -201,9 +153,11 @@ def linearize_motion(
 ) -> MotionJacobian:
     """Projects once and keeps what every further Gauss-Newton product needs.
 
-    Costs what one ``jacobian_product`` costs; each product then is two passes over
-    the tilts, with an x-tilt also one projection.  The two functions belong to the
-    trace that made them: use them in the same jitted function.
+    Costs the projection, one more with differentiated weights, and six passes over
+    the tilts where ``project_moving`` takes two; an x-tilt adds three passes over the
+    volume and one projection.  Each product then is two passes over the tilts, with
+    an x-tilt also one projection.  The two functions belong to the trace that made
+    them: use them in the same jitted function.
 
     Args:
       volume, geometry, motion, border: As for ``project_moving``.
@@ -212,70 +166,6 @@ def linearize_motion(
     tilts, product = jax.linearize(moving, motion)
     transposed = jax.linear_transpose(product, motion)
     return MotionJacobian(tilts, product, lambda residual: transposed(residual)[0])
-
-
-def project_dual(
-    volume: jax.Array, geometry_y: TiltGeometry, geometry_x: TiltGeometry
-) -> tuple[jax.Array, jax.Array]:
-    """Integrates a volume along the beams of two series with crossed axes.
-
-    The first series turns about +y; the second one right-handed about +x, where
-
-        y_det = y cos(theta) - z sin(theta),    x_det = x.
-
-    Args:
-      volume: ``[z, x, y]``, float.
-      geometry_y: Rays of the series about +y, for a volume ``(nz, nx, ny)``.
-      geometry_x: Rays of the series about +x, for a volume ``(nz, ny, nx)``: its
-        columns count y, its rows x.
-
-    Returns:
-      Tilts ``[n_y, u, y]`` and ``[n_x, w, x]``, w across the second axis.
-
-    Raises:
-      ValueError: The two geometries do not see one volume.
-
-    Adjoint: ``backproject_dual``, exact.
-    """
-    _check_dual(geometry_y, geometry_x)
-    turned = jnp.swapaxes(volume, 1, 2)
-    return project(volume, geometry_y), project(turned, _reversed(geometry_x))
-
-
-def backproject_dual(
-    tilts_y: jax.Array,
-    tilts_x: jax.Array,
-    geometry_y: TiltGeometry,
-    geometry_x: TiltGeometry,
-) -> jax.Array:
-    """The exact adjoint of ``project_dual``: a volume ``[z, x, y]``.
-
-    Args:
-      tilts_y: ``[n_y, u, y]``.
-      tilts_x: ``[n_x, w, x]``.
-      geometry_y, geometry_x: As for ``project_dual``.
-
-    Raises:
-      ValueError: The two geometries do not see one volume.
-    """
-    _check_dual(geometry_y, geometry_x)
-    turned = backproject(tilts_x, _reversed(geometry_x))
-    return backproject(tilts_y, geometry_y) + jnp.swapaxes(turned, 1, 2)
-
-
-def _reversed(geometry: TiltGeometry) -> TiltGeometry:
-    # About +x, z moves against y: the sense opposite to that about +y.
-    return dataclasses.replace(geometry, angles_rad=-geometry.angles_rad)
-
-
-def _check_dual(geometry_y, geometry_x):
-    nz, nx, ny = geometry_y.volume_shape
-    if geometry_x.volume_shape != (nz, ny, nx):
-        raise ValueError(
-            "dual axis: expected a second geometry for the volume with x and y "
-            f"exchanged, {[nz, ny, nx]}, got {list(geometry_x.volume_shape)}; give "
-            "both the same thickness and the other's width, margins included"
-        )
 
 
 def _check_motion(geometry, motion, border):

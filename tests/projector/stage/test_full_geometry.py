@@ -14,13 +14,11 @@ import pytest
 
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.projector import backproject, no_motion, project, project_moving
-from temdiff_jax.projector.stage import dual, pixels
 from temdiff_jax.projector.stage.alignment import motion_from_degrees
 
 pytestmark = pytest.mark.usefixtures("short_loops")
 
 ANGLES = np.array([-55.0, 12.0, 38.0])
-ACROSS = np.array([-41.0, 0.0, 30.0])  # of the second axis
 SHAPE = (50, 52, 54)  # z, x, y
 CENTRE = np.array([1.7, -1.2, 1.4])  # x, y, z from the middle
 WIDTH = 4.2
@@ -73,30 +71,23 @@ def rotation(axis, degrees):
     return matrix
 
 
-def formula(names, *, angles=ANGLES, second=False, centre=CENTRE):
-    """p = t + m Rz(psi) (a + Ry(theta) Rx(chi) r), or Rx(theta) Ry(chi), as (x, y)."""
+def formula(names, *, angles=ANGLES):
+    """p = t + m Rz(psi) (a + Ry(theta) Rx(chi) r) as (x, y)."""
     given = fields(names)
-    tilt, level = ("x", "y") if second else ("y", "x")
     out = []
     for k, angle in enumerate(angles):
         theta = angle + given.get("tilt_errors_deg", [0, 0, 0])[k]
-        at = rotation(tilt, theta) @ rotation(level, given["x_tilt_deg"]) @ centre
-        at[1 if second else 0] += given.get("axis_offset_px", 0.0)
+        at = rotation("y", theta) @ rotation("x", given["x_tilt_deg"]) @ CENTRE
+        at[0] += given.get("axis_offset_px", 0.0)
         at = rotation("z", given.get("rotations_deg", [0, 0, 0])[k]) @ at
         at = given.get("magnifications", [1, 1, 1])[k] * at[:2]
         shift = np.asarray(given.get("shifts_px", np.zeros((3, 2)))[k])
-        # Shifts of the second series are along its columns, y, and its rows, x.
-        out.append(at + (shift[::-1] if second else shift))
+        out.append(at + shift)
     return np.stack(out)
 
 
 def about_y(num_u=SHAPE[1]):
     return TiltGeometry(jnp.deg2rad(jnp.asarray(ANGLES, jnp.float32)), SHAPE, num_u)
-
-
-def about_x():
-    angles = jnp.deg2rad(jnp.asarray(ACROSS, jnp.float32))
-    return TiltGeometry(angles, (SHAPE[0], SHAPE[2], SHAPE[1]), SHAPE[2])
 
 
 @pytest.mark.slow
@@ -108,39 +99,6 @@ def test_every_combination_about_one_axis():
             middle(seen), formula(names), atol=1e-3, err_msg=str(names)
         )
     assert len(SUBSETS) == 64
-
-
-@pytest.mark.slow
-def test_every_combination_about_two_axes():
-    volume, image = ball(), jax.jit(dual.project_dual_moving)
-    for names in SUBSETS:
-        # The two series move differently: the first one by what the second does not.
-        rest = tuple(name for name in MOVES if name not in names)
-        motions = (motion_from_degrees(3, **fields(n)) for n in (rest, names))
-        first, second = image(volume, about_y(), about_x(), *motions)
-        np.testing.assert_allclose(
-            middle(first), formula(rest), atol=1e-3, err_msg=str(rest)
-        )
-        expected = formula(names, angles=ACROSS, second=True)
-        np.testing.assert_allclose(
-            middle(second)[:, ::-1], expected, atol=1e-3, err_msg=str(names)
-        )
-
-
-@pytest.mark.slow
-def test_pixels_of_another_width_behind_every_motion():
-    ratio, shape = 1.43, (36, 37)
-    volume = ball()
-
-    @jax.jit
-    def image(motion):
-        return pixels.rebin(project_moving(volume, about_y(), motion), ratio, shape)
-
-    for names in [(), *((name,) for name in MOVES), tuple(MOVES)]:
-        seen = image(motion_from_degrees(3, **fields(names)))
-        np.testing.assert_allclose(
-            middle(seen) * ratio, formula(names), atol=1e-3, err_msg=str(names)
-        )
 
 
 @pytest.mark.parametrize("margin", [0, 7])

@@ -1,0 +1,205 @@
+"""What will be done, checked before any of it is: a method, its network, a series."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+from numpy.typing import ArrayLike
+
+from temdiff_jax.errors import InputError
+from temdiff_jax.inverse.precision import Precision
+from temdiff_jax.inverse.problem import Inputs, Problem, Units
+from temdiff_jax.inverse.tikhonov import settings_for
+from temdiff_jax.priors import Prior, load_prior
+from temdiff_jax.reconstruction.method import Method
+from temdiff_jax.reconstruction.methods import check_network, method_of
+from temdiff_jax.reconstruction.sample import MakeSampler
+from temdiff_jax.reconstruction.settings import Settings, check_windows
+from temdiff_jax.reconstruction.watch import Arrays, Watch
+from temdiff_jax.series import checks, preparation
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A method with its network and its settings, checked; see ``choose``."""
+
+    method: Method
+    prior: Prior | None
+    settings: Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A reconstruction that was checked and has not begun; see ``make_plan``."""
+
+    choice: Choice
+    job: preparation.Job
+    key: jax.Array
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-ready: all that decides the bits of the result."""
+        choice, job = self.choice, self.job
+        lying = job.series.alignment
+        digest = hashlib.sha256()
+        for array in (job.tilts, job.series.angles_deg, job.trust):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return {
+            "input": digest.hexdigest(),
+            "tilts": list(job.tilts.shape),
+            "thickness": job.geometry.volume_shape[0],
+            "voxel_size_angstrom": job.series.voxel_size_angstrom,
+            "method": choice.method.name,
+            "settings": choice.settings.describe(),
+            "numbers": {n: str(v) for n, v in choice.method.numbers.items()},
+            "prior": None if choice.prior is None else choice.prior.sha256,
+            "weighting": job.options.weighting,
+            "alignment": None if lying is None else lying.motion_fields(),
+            "spread": None if job.options.spread is None else str(job.options.spread),
+            "intensity": job.intensity,
+            "key": key_data(self.key),
+            "jax": [jax.__version__, jaxlib.__version__],
+            "device": jax.devices()[0].device_kind,
+        }
+
+    @property
+    def total(self) -> int:
+        """Steps that a run tells of."""
+        return 1 + self.choice.method.steps(self.choice.settings)
+
+
+def choose(
+    method: str | Method | MakeSampler = "default",
+    prior: str | Path | Prior = "default",
+    settings: Settings | None = None,
+    **given: Any,
+) -> Choice:
+    """A method with its network, checked before any work; the network is read last.
+
+    Args:
+      method, prior, settings: As for ``reconstruct``.
+      given: ``rule``, ``solver``, ``schedule``, ``num_samples``, ``num_steps``; None
+        for those of the settings.
+
+    Raises:
+      InputError: Unknown names, settings that a method does not take, or a network
+        that is not there or of another kind.
+    """
+    chosen = method_of(method)
+    own = _settings(chosen, settings, given)
+    return Choice(chosen, _prior(chosen, prior, own), own)
+
+
+def make_plan(
+    tilts: ArrayLike,
+    angles: ArrayLike,
+    choice: Choice,
+    options: preparation.SeriesOptions | None = None,
+    *,
+    key: int | jax.Array = 0,
+) -> Plan:
+    """Checks a reconstruction and computes nothing; ``api.run`` does it.
+
+    Args:
+      tilts, angles, key: As for ``reconstruct``.
+      choice: Of ``choose``.
+      options: Of the series.
+
+    Raises:
+      InputError: Anything wrong with the input.
+    """
+    options = options or preparation.SeriesOptions()
+    seed = checks.check_key(key)
+    return Plan(choice, preparation.check_series(tilts, angles, options), seed)
+
+
+def prepared(job: preparation.Job, watch: Watch) -> tuple[Problem, dict[str, Any]]:
+    """The problem of a series and what weighs less, made or found as it was kept."""
+
+    def make() -> Arrays:
+        problem, weighed = preparation.prepare(job, settings_for(job.series.angles_deg))
+        precision = {
+            field.name: getattr(problem.precision, field.name)
+            for field in dataclasses.fields(Precision)
+        }
+        return {
+            "tilts": problem.tilts,
+            "voxel_nm": problem.voxel_nm,
+            "weighting": np.array(json.dumps(weighed)),
+            **{f"precision.{k}": v for k, v in precision.items() if v is not None},
+            **{f"units.{k}": v for k, v in problem.units._asdict().items()},
+            **{f"inputs.{k}": v for k, v in problem.shown._asdict().items()},
+        }
+
+    found = watch.part("problem", make)
+    weighed = json.loads(str(found["weighting"]))
+
+    def fields(of: str) -> dict[str, Any]:
+        names = [name for name in found if name.startswith(f"{of}.")]
+        return {name.removeprefix(f"{of}."): jnp.asarray(found[name]) for name in names}
+
+    problem = Problem(
+        job.geometry,
+        jnp.asarray(found["tilts"]),
+        Precision(**fields("precision")),
+        Units(**fields("units")),
+        Inputs(**fields("inputs")),
+        jnp.asarray(found["voxel_nm"]),
+    )
+    return problem, weighed
+
+
+def _settings(
+    method: Method, settings: Settings | None, given: dict[str, Any]
+) -> Settings:
+    """The settings of a run: what was given, else the settings, else the method's."""
+    named = {name: value for name, value in given.items() if value is not None}
+    strange = [name for name in named if name not in method.takes]
+    samples = ("num_samples", "num_steps")  # nothing to a method that draws nothing
+    wrong = [name for name in strange if name not in samples]
+    for name in samples:
+        if name in named:
+            smallest = 1 if name == "num_samples" else 2
+            named[name] = checks.check_count(name, named[name], smallest)
+    if wrong:
+        raise InputError(
+            f"{wrong[0]}: expected a method that takes one, got {method.name}, which "
+            f"has its own; leave it out, or choose default, mean or posterior"
+        )
+    named = {name: value for name, value in named.items() if name not in strange}
+    base = method.settings if settings is None else settings
+    chosen = dataclasses.replace(base, **named)
+    chosen.the_rule(), chosen.the_solver(), chosen.the_schedule()  # known names
+    if "num_samples" not in method.takes:
+        chosen = dataclasses.replace(chosen, num_samples=1, num_steps=1)
+    return chosen
+
+
+def _prior(
+    method: Method, prior: str | Path | Prior, settings: Settings
+) -> Prior | None:
+    """The network of a method, checked; None where it needs none."""
+    if not method.needs:
+        return None
+    if method.needs != "prior" and prior == "default":
+        raise InputError(
+            f"prior: expected weights of its own for {method.name}, got none; pass the "
+            f"file {method.needs}.safetensors of the folder releases/baselines of the "
+            "sources, or train it (docs/reports/learned_baselines.md)"
+        )
+    loaded = prior if isinstance(prior, Prior) else load_prior(prior)
+    check_network(method, loaded)
+    check_windows(settings, loaded.network)
+    return loaded
+
+
+def key_data(key: jax.Array) -> list[int]:
+    """The numbers of a key."""
+    return [int(k) for k in np.ravel(jax.random.key_data(key))]
