@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import CONVENTION
 from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.tikhonov import settings_for
