@@ -1,7 +1,6 @@
 """Names the files of a run and makes sure, before it, that they can be written."""
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 import shutil
@@ -11,7 +10,8 @@ from typing import Any
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 
-# Endings of volumes by the name of their format.
+# Endings of volumes by the name of their format; those of `reconstruction.save`, which
+# takes seconds to import.
 VOLUMES = {"mrc": ".mrc", "ome-zarr": ".ome.zarr"}
 # In the folder of an unfinished run: its volumes are being written.
 WRITING = "writing"
@@ -116,6 +116,8 @@ def _with_state(state: pathlib.Path, *, overwrite: bool, resume: bool) -> bool:
 
 def complete(files: Outputs, run: str) -> bool:
     """Whether the files are there, whole, and of this very run."""
+    from temdiff_jax.reconstruction.save import sha256
+
     try:
         record = json.loads(files.record.read_text(encoding="utf-8"))
         digests = record["sha256"]
@@ -152,20 +154,11 @@ def check_disk(files: Outputs, needed: Mapping[str, int]) -> None:
         )
 
 
-def sha256(path: pathlib.Path) -> str:
-    """Of a file's bytes, or of those of all files of a store; 64 hex digits."""
-    if path.is_dir():
-        whole = hashlib.sha256()
-        for inside in sorted(p for p in path.rglob("*") if p.is_file()):
-            whole.update(bytes.fromhex(sha256(inside)))
-        return whole.hexdigest()
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def volume_digests(files: Outputs) -> dict[str, Any]:
     """SHA-256 of the volumes that are there, by their names."""
-    return {path.name: sha256(path) for path in files.volumes()}
+    from temdiff_jax.reconstruction import save
+
+    return {path.name: save.sha256(path) for path in files.volumes()}
 
 
 def prepare(

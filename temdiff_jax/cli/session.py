@@ -1,7 +1,6 @@
 """One reconstruction as a user sees it: lines, progress, four files, a summary."""
 
 import dataclasses
-import datetime
 import json
 import shlex
 import time
@@ -22,11 +21,8 @@ from temdiff_jax.cli import (
     signals,
 )
 from temdiff_jax.cli.outputs import Outputs
-from temdiff_jax.io import axis, images, write
-from temdiff_jax.io.formats import ome_zarr
+from temdiff_jax.io import write
 from temdiff_jax.io.tilt_series import TiltSeries
-
-RECORD_FORMAT = "temdiff-run-1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +110,7 @@ def reconstruct(
         session.say_later([lying(series)])
     if cache is None:
         session.say_later(["warning: no private cache folder; every run compiles anew"])
-    from temdiff_jax.reconstruction import watch
+    from temdiff_jax.reconstruction import save, watch
 
     planned = _planned(series, settings)
     run = watch.run_id(planned.identity())
@@ -138,7 +134,9 @@ def reconstruct(
         timings = {"reconstruct_s": time.monotonic() - started}
         outputs.begin_writing(files)
         started = time.monotonic()
-        _write_volumes(series, settings, result, files)
+        origin = save.labels(result, series.sha256)
+        turned = {"tilt_axis": series.tilt_axis, "overwrite": files.overwrite}
+        save.write_volumes(result, files.volumes(), origin, **turned)
         timings["write_volumes_s"] = time.monotonic() - started
         record = make_record(series, settings, result, command=command, source=source)
         record["arguments"] = session.arguments
@@ -147,7 +145,9 @@ def reconstruct(
         record["sha256"] = outputs.volume_digests(files)
         record["outputs"] = [path.name for path in files.paths()]
         try:
-            _write_report(session, series, settings, result, files, reference)
+            footer = _footer(session, series, result, origin)
+            title, page = describe(series), files.report
+            save.write_page(result, page, title, footer, reference=reference, **turned)
         finally:  # hours of work must not depend on a font
             write.write_json(files.record, record, overwrite=files.overwrite)
         if files.state is not None:
@@ -194,15 +194,10 @@ def make_record(
     source: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything needed to judge and repeat a run, ready for JSON."""
-    from temdiff_jax import geometry
-    from temdiff_jax.reconstruction import notes
+    from temdiff_jax.reconstruction import save
 
-    return {
-        "format": RECORD_FORMAT,
-        "run": result.provenance["run"],
+    return save.record(result, series.warnings) | {
         "command": command,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "convention": geometry.CONVENTION,
         "config": source.pop("config", {}),
         "input": {
             **source,
@@ -219,13 +214,6 @@ def make_record(
             "log": settings.log,
             "weighting": settings.weighting,
         },
-        "voxel_size_angstrom": series.voxel_size_angstrom,
-        "volume_shape": list(result.mean.shape),
-        "angles_deg": series.angles_deg,
-        "chi2": np.asarray(result.chi2),
-        "weights": np.asarray(result.weights),
-        "library": dict(result.provenance),
-        "warnings": [*series.warnings, *notes.warnings(result.provenance)],
         "device": environment.device_kind(),
         "versions": environment.versions(),
     }
@@ -284,102 +272,19 @@ def _call(
     return result
 
 
-def _write_volumes(
-    series: TiltSeries, settings: Settings, result: Any, files: Outputs
-) -> None:
-    """Writes mean and standard deviation in the axes of the input file."""
-    labels = _labels(series, settings, result)
-    for path, volume, kind in (
-        (files.mean, result.mean, f"mean, method {settings.sampling.method}"),
-        (files.std, result.std, "standard deviation of the samples, uncalibrated"),
-    ):
-        if path is None:
-            continue
-        if path.suffix == ".zarr":
-            ome_zarr.write_ome_zarr(
-                path,
-                axis.volume_to_file(np.asarray(volume), series.tilt_axis),
-                series.voxel_size_angstrom,
-                overwrite=files.overwrite,
-            )
-            continue
-        write.write_mrc(
-            path,
-            axis.volume_to_file(np.asarray(volume), series.tilt_axis),
-            series.voxel_size_angstrom,
-            labels=[f"temdiff_jax {environment.own_version()}: {kind}", *labels],
-            overwrite=files.overwrite,
-        )
-
-
-def _labels(series: TiltSeries, settings: Settings, result: Any) -> list[str]:
-    """MRC labels that still tell a lost file's origin."""
-    low, high = series.angles_deg[0], series.angles_deg[-1]
-    used, made = settings.sampling, result.provenance
-    drawn = [f"{made['num_samples']} samples of {made['num_steps']} steps"]
-    grey = made["intensity"]
-    return [
-        f"prior {used.prior}, seed {settings.seed}, method {used.method}",
-        *(drawn if settings.draws else []),
-        f"logarithm {grey['log']}, dense matter is {grey['dense_is']}",
-        f"run {made['run']}, input sha256 {series.sha256[:16]}",
-        f"{series.num_tilts} tilts from {low:g} to {high:g} degrees",
-    ]
-
-
-def _write_report(
-    session: Session,
-    series: TiltSeries,
-    settings: Settings,
-    result: Any,
-    files: Outputs,
-    reference: np.ndarray | None,
-) -> None:
-    """Draws the page; its data are what the reconstruction was compared with."""
-    from temdiff_jax import baselines, report
+def _footer(
+    session: Session, series: TiltSeries, result: Any, origin: list[str]
+) -> list[str]:
+    """What stands below the page: origin, command, decisions and doubts."""
     from temdiff_jax.reconstruction import notes
 
-    reprojection, residual = (
-        np.asarray(result.reprojection),
-        np.asarray(result.residual),
-    )
-    # The residual is projected minus measured, so this is the measured series after
-    # whatever linearisation the library chose.
-    measured = reprojection - residual
-    thickness = int(result.mean.shape[0])
-    aligned = images.aligned(measured, series.alignment)
-    fbp = baselines.fbp(aligned, series.angles_deg, thickness=thickness)
-    volumes = {"fbp": fbp, "tikhonov": result.tikhonov, "mean": result.mean}
-    if files.std is not None:
-        volumes["std"] = result.std
-
-    def in_file(array: Any) -> np.ndarray:
-        """In the axes of the file, as the volumes are written."""
-        return axis.volume_to_file(np.asarray(array), series.tilt_axis)
-
-    page = report.Page(
-        volumes={name: in_file(volume) for name, volume in volumes.items()},
-        tilts=in_file(measured),
-        reprojection=in_file(reprojection),
-        residual=in_file(residual),
-        angles_deg=series.angles_deg,
-        chi2=np.asarray(result.chi2),
-        title=describe(series),
-        voxel_size_angstrom=series.voxel_size_angstrom,
-        reference=None if reference is None else in_file(reference),
-        footer=[
-            f"temdiff_jax {environment.own_version()}; "
-            + "; ".join(_labels(series, settings, result)),
-            "temdiff " + shlex.join(session.arguments),
-            *notes.decisions(result.provenance),
-            *(
-                f"warning: {line}"
-                for line in (*series.warnings, *notes.warnings(result.provenance))
-            ),
-            "data consistency cannot validate content the tilts do not measure",
-        ],
-    )
-    report.write_page(files.report, page, overwrite=files.overwrite)
+    warned = (*series.warnings, *notes.warnings(result.provenance))
+    return [
+        f"temdiff_jax {environment.own_version()}; " + "; ".join(origin),
+        "temdiff " + shlex.join(session.arguments),
+        *notes.decisions(result.provenance),
+        *(f"warning: {line}" for line in warned),
+    ]
 
 
 def _print_summary(session: Session, record: dict[str, Any], files: Outputs) -> None:

@@ -22,7 +22,7 @@ def decisions(provenance: dict[str, Any]) -> list[str]:
     if not provenance["alignment"].startswith("none"):
         lines.append(f"shifts and turns: {provenance['alignment']}")
     weighed = provenance["weighting"]
-    if weighed.get("misalignment_px") and weighed["shift_px"] <= VISIBLE_PX:
+    if weighed.get("misalignment_px") and weighed.get("shift_px", 0.0) <= VISIBLE_PX:
         lines.append(
             f"shifts of the tilts {weighed['shift_px']:.2f} pixels by the estimate; "
             "what it leaves over was allowed for as if they were "

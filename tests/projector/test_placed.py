@@ -70,7 +70,7 @@ def test_what_looks_beside_the_field_of_view_is_known():
     assert not inside[2, :4].any() and not inside[2, :, -2:].any()
     assert inside[2, 4:, :-2].all()
     tilted = placed.seen_at(geometry(x_tilt_deg=30.0))[2]
-    assert not tilted[:, :, :2].any() and tilted[:, :, 4:-4].all()
+    assert not tilted[:, :, :2].any() and tilted[3, :, 4:-4].all()
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
@@ -89,7 +89,9 @@ def test_straightened_tilts_are_those_of_an_aligned_series(motion):
     seen = turn(projector.project(volume, rays))
     if "x_tilt_deg" not in motion:
         expected = projector.project(volume, still)
-        np.testing.assert_allclose(seen, expected, atol=0.05 * float(expected.max()))
+        inside = (slice(None), slice(4, -4), slice(4, -4))  # edges are continued
+        limit = 0.05 * float(expected.max())
+        np.testing.assert_allclose(seen[inside], expected[inside], atol=limit)
         np.testing.assert_array_equal(back(volume), volume)
         return
     # Back and forth through the rows that an x-tilt changes.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from temdiff_jax import geometry, projector, reconstruct
+from temdiff_jax.errors import InputError
 from temdiff_jax.reconstruction import notes
 from temdiff_jax.series.weighting import measured_shifts
 from temdiff_jax.series.weighting.derivatives import Spread
@@ -80,3 +81,23 @@ def test_the_shifts_of_a_series_are_measured(off):
     v = moved[:, 1] - moved[:, 1].mean()
     right = np.sqrt(0.5 * np.mean(u**2 + v**2))
     assert abs(found["shift_px"] - right) < max(right / 3, 0.15)
+
+
+def test_a_result_saves_what_the_command_writes(tmp_path):
+    import json
+
+    tilts = np.random.default_rng(0).normal(5, 1, (5, 12, 14)).astype(np.float32)
+    result = reconstruct(
+        tilts, np.linspace(-4, 4, 5), thickness=6, method="fbp", weighting="off"
+    )
+    paths = result.save(tmp_path / "out", "grid")
+    names = ["grid_temdiff.mrc", "grid_report.png", "grid.temdiff.json"]
+    assert [path.name for path in paths] == names
+    record = json.loads(paths[-1].read_text())
+    assert record["run"] == result.provenance["run"]
+    assert record["volume_shape"] == [6, 12, 14] and "chi2" in record
+    from temdiff_jax.io.formats import mrc
+
+    np.testing.assert_array_equal(mrc.read_mrc(paths[0]).data, result.mean)
+    with pytest.raises(InputError, match="exists"):
+        result.save(tmp_path / "out", "grid")

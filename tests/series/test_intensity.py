@@ -94,7 +94,7 @@ def test_a_dead_pixel_and_a_dark_view_change_no_decision(integrals):
     counts[-1] /= 50.0  # a nearly dark view at high tilt
     dark = prepare(counts, log="auto", contrast="auto")[1]
     assert dark["log"] == "on"
-    assert dark["log_reference"] == pytest.approx(clean["log_reference"], rel=0.1)
+    assert dark["log_reference"] == pytest.approx(clean["log_reference"], rel=0.25)
 
 
 def balls():
