@@ -113,6 +113,8 @@ def reconstruct(
     from temdiff_jax.reconstruction import save, watch
 
     planned = _planned(series, settings)
+    session.say_later([f"warning: {line}" for line in planned.doubts])
+    series = dataclasses.replace(series, warnings=(*series.warnings, *planned.doubts))
     run = watch.run_id(planned.identity())
     if settings.resume and outputs.complete(files, run):
         session.say(f"complete already: {files.record}, run {run}")

@@ -27,6 +27,7 @@ from temdiff_jax.reconstruction.plan import (
     Choice,
     Plan,
     choose,
+    doubts_of,
     key_data,
     make_plan,
     prepared,
@@ -395,7 +396,7 @@ def _provenance(choice: Choice, job: preparation.Job, key: jax.Array) -> dict[st
         "prior": network,
         "calibrated": False,
         "range_seen_in_training": seen,
-        "warnings": list(series.warnings),
+        "warnings": [*series.warnings, *doubts_of(choice, job)],
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }

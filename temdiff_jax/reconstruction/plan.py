@@ -18,7 +18,7 @@ from temdiff_jax.errors import InputError
 from temdiff_jax.inverse.precision import Precision
 from temdiff_jax.inverse.problem import Inputs, Problem, Units
 from temdiff_jax.inverse.tikhonov import settings_for
-from temdiff_jax.priors import Prior, load_prior
+from temdiff_jax.priors import Prior, load_prior, not_covered
 from temdiff_jax.reconstruction.method import Method
 from temdiff_jax.reconstruction.methods import check_network, method_of
 from temdiff_jax.reconstruction.sample import MakeSampler
@@ -70,9 +70,23 @@ class Plan:
         }
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """What of the series the training of the prior did not cover, a line each."""
+        return doubts_of(self.choice, self.job)
+
+    @property
     def total(self) -> int:
         """Steps that a run tells of."""
         return 1 + self.choice.method.steps(self.choice.settings)
+
+
+def doubts_of(choice: Choice, job: preparation.Job) -> tuple[str, ...]:
+    """What of a series the training of a prior did not cover; see ``not_covered``."""
+    if choice.prior is None:
+        return ()
+    size = job.series.voxel_size_angstrom
+    voxel_nm = None if size is None else size / 10.0
+    return not_covered(choice.prior, job.series.angles_deg, voxel_nm)
 
 
 def choose(
