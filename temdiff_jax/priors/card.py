@@ -15,7 +15,7 @@ from temdiff_jax.io import gate
 from temdiff_jax.model import KINDS, NORMS, NUM_FEATURES, NetworkConfig
 
 FORMAT_VERSION = 1
-# Scalars that the first priors were told.
+# Scalars that the first priors were given.
 FEWEST_FEATURES = 4
 MAX_CARD_BYTES = 2**20
 _MAX_LEVELS = 8
