@@ -22,7 +22,7 @@ from temdiff_jax.reconstruction.plan import Choice, Plan
 
 FLOAT = 4
 # Memory of the runtime, of compilers and of a report, of which a run pays all.
-PROGRAM_BYTES = 480 * 2**20
+PROGRAM_BYTES = 590 * 2**20
 # Wide volumes and stacks of tilts that live at once.
 SOLVE_VOLUMES, SOLVE_TILTS = 4.4, 1.0
 WEIGH_VOLUMES, WEIGH_TILTS = 18.0, 76.0
