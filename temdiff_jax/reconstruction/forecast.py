@@ -2,7 +2,7 @@
 
 Compiling the programs and asking for their memory would be exact and take minutes, so
 these are closed formulas: bytes and seconds of each stage by volumes, tilts and feature
-maps, fitted to the compiler's own plans (docs/running.md has the comparison).
+maps, fitted to the compiler's own plans (tests/reconstruction/test_forecast.py).
 """
 
 from __future__ import annotations
