@@ -35,6 +35,18 @@ class Outputs:
         return (self.mean, self.std, self.report, self.record)
 
 
+def named(folder: pathlib.Path, name: str) -> Outputs:
+    """The files of a run, of which nothing is looked at or changed."""
+    return Outputs(
+        mean=folder / f"{name}_temdiff.mrc",
+        std=folder / f"{name}_std.mrc",
+        report=folder / f"{name}_report.png",
+        record=folder / f"{name}.temdiff.json",
+        overwrite=False,
+        state=folder / f"{name}_unfinished",
+    )
+
+
 def plan(
     folder: pathlib.Path,
     name: str,
@@ -59,17 +71,11 @@ def plan(
       InputError: If the folder cannot be made or written, or a file or an unfinished
         run is in the way.
     """
-    state = None if resume is None else folder / f"{name}_unfinished"
+    files = named(folder, name)
+    state = None if resume is None else files.state
     if state is not None and state.exists():
         overwrite = _with_state(state, overwrite=overwrite, resume=bool(resume))
-    files = Outputs(
-        mean=folder / f"{name}_temdiff.mrc",
-        std=folder / f"{name}_std.mrc",
-        report=folder / f"{name}_report.png",
-        record=folder / f"{name}.temdiff.json",
-        overwrite=overwrite,
-        state=state,
-    )
+    files = dataclasses.replace(files, overwrite=overwrite, state=state)
     write.clean(files.paths())
     # A resumed run that may be complete is looked at before its files are in the way.
     finished = resume and files.record.exists() and not overwrite
@@ -100,6 +106,8 @@ def _with_state(state: pathlib.Path, *, overwrite: bool, resume: bool) -> bool:
 def complete(files: Outputs, run: str) -> bool:
     """Whether the files are there, whole, and of this very run."""
     try:
+        if files.state is not None and files.state.exists():
+            return False
         record = json.loads(files.record.read_text(encoding="utf-8"))
         digests = record["sha256"]
         same = all(sha256(files.mean.parent / n) == d for n, d in digests.items())

@@ -114,13 +114,15 @@ def reconstruct(
     )
     doubts = estimate.axis_doubt(series.tilts)
     series = dataclasses.replace(series, warnings=(*series.warnings, *doubts))
-    files = outputs.plan(
-        out,
-        series.name,
-        overwrite=overwrite,
-        inputs=[file for file in (path, angles, alignment) if file is not None],
-        resume=resume,
-    )
+    files = outputs.named(out, series.name)
+    if not dry_run:
+        files = outputs.plan(
+            out,
+            series.name,
+            overwrite=overwrite,
+            inputs=[file for file in (path, angles, alignment) if file is not None],
+            resume=resume,
+        )
     running = session.Session(context.obj or (), as_json=as_json)
     if verbose:
         running.say_later([f"decision: {decision}" for decision in series.decisions])

@@ -138,12 +138,16 @@ def reconstruct(
         record["forecast"] = expected.record()
         record["sha256"] = outputs.volume_digests(files)
         record["outputs"] = [path.name for path in files.paths()]
+        failure = None
         try:
             _write_report(session, series, settings, result, files, reference)
-        finally:  # hours of work must not depend on a font
-            write.write_json(files.record, record, overwrite=files.overwrite)
+        except Exception as error:  # hours of work must not depend on a font
+            failure = error
+        write.write_json(files.record, record, overwrite=files.overwrite)
         if files.state is not None:
             watch.remove_folder(files.state)
+    if failure is not None:
+        raise failure
     _print_summary(session, record, files)
     return record
 
@@ -176,9 +180,9 @@ def make_record(
         "command": command,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "convention": geometry.CONVENTION,
-        "config": source.pop("config", {}),
+        "config": source.get("config", {}),
         "input": {
-            **source,
+            **{key: value for key, value in source.items() if key != "config"},
             "sha256": series.sha256,
             "tilt_axis": series.tilt_axis,
             "tilts_shape": list(series.tilts.shape),
