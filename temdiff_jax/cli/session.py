@@ -135,7 +135,10 @@ def reconstruct(
         outputs.begin_writing(files)
         started = time.monotonic()
         origin = save.labels(result, series.sha256)
-        turned = {"tilt_axis": series.tilt_axis, "overwrite": files.overwrite}
+        turned: dict[str, Any] = {
+            "tilt_axis": series.tilt_axis,
+            "overwrite": files.overwrite,
+        }
         save.write_volumes(result, files.volumes(), origin, **turned)
         timings["write_volumes_s"] = time.monotonic() - started
         record = make_record(series, settings, result, command=command, source=source)
@@ -174,11 +177,11 @@ def lying(series: TiltSeries) -> str:
     shift = float(np.hypot(*own.shifts_px.T).max())
     turn = own.rotations_deg[np.argmax(np.abs(own.rotations_deg))]
     line = (
-        f"images as recorded; the projector shifts them by up to {shift:.1f} pixels "
-        f"and turns them by up to {turn:.2f} degrees"
+        f"images as recorded; their alignment has shifts of up to {shift:.1f} pixels "
+        f"and turns of up to {turn:.2f} degrees"
     )
     if np.ptp(own.magnifications) or own.magnifications[0] != 1:
-        line += f", magnifies by {own.magnifications.min():.4f} to "
+        line += f", magnifications of {own.magnifications.min():.4f} to "
         line += f"{own.magnifications.max():.4f}"
     if own.x_tilt_deg:
         line += f", x-tilt {own.x_tilt_deg:g} degrees"
