@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,8 @@ class TiltGeometry:
         since every tilt then walks the longer of its extents).
       oversample: Rays per detector pixel, spread evenly over its width; a pixel is
         their mean.  Time grows in proportion.
+      motion: How the tilts lie in their images, a ``projector.Motion``; ``None`` where
+        they are aligned.  ``projector.project`` heeds it.
     """
 
     angles_rad: jax.Array
@@ -47,6 +50,7 @@ class TiltGeometry:
         default=None, metadata={"static": True}
     )
     oversample: int = dataclasses.field(default=1, metadata={"static": True})
+    motion: Any = None
 
     @classmethod
     def from_degrees(
@@ -119,6 +123,10 @@ class TiltGeometry:
     def tilts_shape(self) -> tuple[int, int, int]:
         """Core extents of the tilts, ``(n_tilts, nu, ny)``."""
         return (self.num_tilts, self.num_u, self.volume_shape[2])
+
+    def still(self) -> TiltGeometry:
+        """The same rays without the motion, of aligned tilts."""
+        return dataclasses.replace(self, motion=None)
 
     def crop(self, volume: jax.Array) -> jax.Array:
         """Cuts ``[..., z, x, y]`` to the field of view."""

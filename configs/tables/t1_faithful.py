@@ -18,7 +18,7 @@ RUNS = (
     Run(name="dolce_fast", weights="dolce"),
     Run(name="diffusion_mbir", weights="diffusion_mbir"),
     Run(name="diffusion_mbir_fast", weights="diffusion_mbir"),
-    Run(name="mean"),
+    Run(name="mean", settings=t1.MIRRORS),
     Run(name="posterior", samples=8, steps=8),
 )
 

@@ -48,30 +48,30 @@ SAMPLER = (
     posterior("margin as sure as the inside", outside=1.0),
 )
 MEAN = (
-    Run(name="mean"),
+    Run(name="mean", settings=t1.MIRRORS),
     Run(name="no mirrors", method="mean", settings={"mirrors": False}, against="mean"),
     Run(
         name="no update",
         method="mean",
-        settings={"mean_cg_iters": 0},
+        settings=t1.MIRRORS | {"mean_cg_iters": 0},
         against="mean",
     ),
     Run(
         name="5 CG iterations of the update",
         method="mean",
-        settings={"mean_cg_iters": 5},
+        settings=t1.MIRRORS | {"mean_cg_iters": 5},
         against="mean",
     ),
     Run(
         name="margin as sure, in the update",
         method="mean",
-        settings={"outside": 1.0},
+        settings=t1.MIRRORS | {"outside": 1.0},
         against="mean",
     ),
     Run(
         name="P2 in the update",
         method="mean",
-        settings={"smoothness": 0.0, "ridge": 1.0},
+        settings=t1.MIRRORS | {"smoothness": 0.0, "ridge": 1.0},
         against="mean",
     ),
 )

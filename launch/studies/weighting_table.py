@@ -65,7 +65,7 @@ _CROP = flags.DEFINE_integer("crop", 64, "Thickness and width, voxels.", 16)
 _HEIGHT = flags.DEFINE_integer("height", 64, "Extent along the tilt axis.", 16)
 _ROUNDS = flags.DEFINE_integer("rounds", 2, "Of the weighting.", 1)
 _PRIOR = flags.DEFINE_string("prior", "default", "Of mean.")
-_MIRRORS = flags.DEFINE_bool("mirrors", True, "Average mean over mirror images.")
+_MIRRORS = flags.DEFINE_bool("mirrors", False, "Average mean over mirror images.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of noise and errors.", 0)
 _OUT = flags.DEFINE_string("out", None, "JSON lines; runs found there are kept.")
 

@@ -167,6 +167,7 @@ def _run(
                 series.voxel_size_angstrom,
                 log=log,
                 weighting=weighting,
+                alignment=series.alignment,
             ),
             key=seed,
             on_progress=reporter,

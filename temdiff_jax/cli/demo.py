@@ -57,7 +57,7 @@ def demo(
         seed=seed,
         log="off",
     ).checked()
-    files = outputs.plan(out, NAME, overwrite=True)
+    files = outputs.plan(out, NAME, overwrite=True, spread=settings.draws)
     ui = session.Session(context.obj or (), as_json=as_json)
     ui.say(f"reference from the full range: {session.describe(full)}")
 

@@ -6,6 +6,10 @@ These are estimates for a reader's eye; nothing of them enters a reconstruction.
 import numpy as np
 from scipy import ndimage
 
+from temdiff_jax.io import binning, images
+from temdiff_jax.io.alignment import record
+from temdiff_jax.io.alignment.record import Alignment
+
 # Sides of the images that are looked at, pixels, and the most tilts.
 _AXIS_SIDE = 128
 _SHIFT_SIDE = 256
@@ -20,10 +24,14 @@ _VISIBLE = 0.15
 _CLEAR = 0.05
 _NEAR_DEG = 15.0
 _FEW_TILTS = 5
+# Tilts below which no axis is looked for.
+FEWEST = 3
 
 
-def axis_angle(tilts: np.ndarray) -> tuple[float, float]:
-    """Direction of the tilt axis in aligned images, from the images alone.
+def axis_angle(
+    tilts: np.ndarray, alignment: Alignment | None = None
+) -> tuple[float, float]:
+    """Direction of the tilt axis, from the images alone, against where it is taken.
 
     Along the axis a tilt series repeats itself: the sum across a line at a right angle
     to the axis hardly depends on the tilt.  So the images are summed across every
@@ -32,13 +40,15 @@ def axis_angle(tilts: np.ndarray) -> tuple[float, float]:
 
     Args:
       tilts: [n_tilts, y, x].
+      alignment: How they lie; None for aligned images, with their axis along y.
 
     Returns:
       Degrees from +y towards -x, in (-90, 90], and the change there as a share of that
       in the median direction.
     """
     few = np.unique(np.linspace(0, len(tilts) - 1, _AXIS_TILTS).round().astype(int))
-    small = _small(tilts[few], _AXIS_SIDE)
+    own = None if alignment is None else record.taken(alignment, few)
+    small = _small(tilts[few], _AXIS_SIDE, own)
     small = small - small.mean(axis=(1, 2), keepdims=True)
     directions = np.arange(-90.0, 90.0, _AXIS_STEP_DEG)
     change = np.array([_change(small, angle) for angle in directions])
@@ -78,13 +88,17 @@ def _change(tilts: np.ndarray, psi_deg: float) -> float:
     return float(np.average(squares.mean(axis=0), weights=weight))
 
 
-def neighbour_shifts(tilts: np.ndarray) -> np.ndarray:
+def neighbour_shifts(
+    tilts: np.ndarray, alignment: Alignment | None = None
+) -> np.ndarray:
     """Shift (x, y) of every tilt against the one before it, pixels, [n - 1, 2].
+
+    Of what an alignment leaves over, if there is one.
 
     The largest peak of the phase correlation of windowed images, which sees the strong
     features move; NaN where no peak stands out.
     """
-    small = _small(tilts, _SHIFT_SIDE)
+    small = _small(tilts, _SHIFT_SIDE, alignment)
     scale = tilts.shape[2] / small.shape[2]
     _, height, width = small.shape
     window = np.hanning(height)[:, None] * np.hanning(width)[None]
@@ -107,38 +121,42 @@ def neighbour_shifts(tilts: np.ndarray) -> np.ndarray:
     return np.asarray(found, np.float64).reshape(-1, 2) * scale
 
 
-def axis_doubt(tilts: np.ndarray) -> list[str]:
-    """A line when the images clearly have their axis elsewhere than along y."""
+def axis_doubt(tilts: np.ndarray, alignment: Alignment | None = None) -> list[str]:
+    """A line when the images clearly have their axis elsewhere than it is taken to be.
+
+    Args:
+      tilts: [n_tilts, y, x].
+      alignment: How they lie; None for aligned images, with their axis along y.
+    """
     if len(tilts) < _FEW_TILTS:
         return []
-    found, contrast = axis_angle(tilts)
+    found, contrast = axis_angle(tilts, alignment)
     if contrast > _CLEAR or abs(found) <= _NEAR_DEG:
         return []
     return [
-        f"by the images themselves the tilt axis lies {found:g} degrees from y; see "
-        "temdiff inspect, --axis-angle, --tilt-axis and --alignment"
+        f"by the images themselves the tilt axis lies {found:g} degrees from where it "
+        "is taken to be; see temdiff inspect, --axis-angle, --tilt-axis and --alignment"
     ]
 
 
-def axis_line(tilts: np.ndarray, angles_deg: np.ndarray) -> str:
-    """A line about the axis that the images themselves suggest."""
-    if len(tilts) < 3:
+def axis_line(axis: tuple[float, float] | None, range_deg: float) -> str:
+    """A line about the axis that the images themselves suggest, see `axis_angle`."""
+    if axis is None:
         return "too few tilts to see their axis"
-    found, contrast = axis_angle(tilts)
-    range_deg = float(np.ptp(angles_deg))
+    found, contrast = axis
     if contrast > _VISIBLE:
         return f"not visible in the images over {range_deg:g} degrees"
-    verdict = "as assumed" if abs(found) <= 10 else "NOT along y as assumed"
-    return f"{found:g} degrees from y by the images, {verdict}"
+    verdict = "as assumed" if abs(found) <= 10 else "NOT where it is taken to be"
+    return f"{found:g} degrees from the one assumed by the images, {verdict}"
 
 
-def shift_line(tilts: np.ndarray) -> str:
-    """A line about the shifts between neighbouring tilts."""
-    if len(tilts) < 2:
+def shift_line(shifts: np.ndarray) -> str:
+    """A line about the shifts of `neighbour_shifts`."""
+    if not len(shifts):
         return "one tilt"
-    lengths = np.hypot(*neighbour_shifts(tilts).T)
+    lengths = np.hypot(*shifts.T)
     lengths = lengths[np.isfinite(lengths)]
-    if 2 * lengths.size < len(tilts) - 1:
+    if 2 * lengths.size < len(shifts):
         return "not visible in the images"
     return (
         f"{np.median(lengths):.1f} pixels between neighbouring tilts in the median, "
@@ -153,14 +171,13 @@ def wedge(low_deg: float, high_deg: float) -> str:
     return "[" + "".join("#" if m else "." for m in measured) + "]"
 
 
-def _small(tilts: np.ndarray, largest: int) -> np.ndarray:
-    """Blocks of pixels averaged to at most so many a side, float64."""
+def _small(
+    tilts: np.ndarray, largest: int, alignment: Alignment | None = None
+) -> np.ndarray:
+    """Aligned blocks of pixels, averaged to at most so many a side, float64."""
     step = max(1, -(-max(tilts.shape[1:]) // largest))
-    count, height, width = tilts.shape
-    rows, columns = height // step, width // step
-    if step == 1:
-        return tilts.astype(np.float64)
-    cut = tilts[:, : rows * step, : columns * step]
-    return cut.reshape(count, rows, step, columns, step).mean(
-        axis=(2, 4), dtype=np.float64
-    )
+    if step > 1:
+        tilts = binning.bin_stack(tilts, step)
+        if alignment is not None:
+            alignment = record.binned(alignment, step)
+    return images.aligned(tilts, alignment).astype(np.float64)

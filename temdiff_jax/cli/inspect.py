@@ -2,12 +2,12 @@
 
 import json
 import pathlib
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
 
-from temdiff_jax.cli import options
+from temdiff_jax.cli import choices, options
 
 if TYPE_CHECKING:
     from temdiff_jax.io.formats import Image
@@ -28,23 +28,39 @@ def inspect(
     allow_small_angles: options.SmallAngles = False,
     log: options.Log = "auto",
     verbose: options.Verbose = False,
+    method: choices.Method = "default",
+    samples: choices.Samples = None,
+    steps: choices.Steps = None,
+    rule: choices.RuleOption = None,
+    solver: choices.SolverOption = None,
+    schedule: choices.ScheduleOption = None,
+    weighting: options.Weighting = options.DEFAULT_WEIGHTING,
+    prior: options.PriorName = "default",
+    seed: options.Seed = 0,
+    out: options.Out = pathlib.Path(),
+    volume_format: options.VolumeFormat = "mrc",
+    overwrite: options.Overwrite = False,
     picture: Annotated[
         pathlib.Path | None,
-        typer.Option(metavar="FILE", help="PNG of all tilts, masked pixels in red."),
+        typer.Option(
+            metavar="FILE",
+            help="PNG of all tilts, masked pixels in red, with axis, shifts and wedge.",
+        ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing picture.")
-    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as JSON.")
     ] = False,
 ) -> None:
     """Print what is found at a path and what `temdiff reconstruct` will do with it.
 
-    Takes the options of reconstruct that concern the input.
+    Takes the options of reconstruct; nothing is computed from the prior, and no file is
+    written but the picture.
     """
     options.check_choice("--log", log, options.LOG_MODES)
+    options.check_choice("--weighting", weighting, options.WEIGHTINGS)
     angle_range = options.parse_range(tilt_range)
+    sampling = choices.Sampling(method, prior, rule, solver, schedule, samples, steps)
+    run = _run(sampling, weighting, seed)
 
     from temdiff_jax.io import projects, tilt_series, write
 
@@ -73,13 +89,11 @@ def inspect(
         lines.append("warning: no tilt angles in the file; give them with --angles")
         _print(lines)
         return
-    preview, masked = _preview(series, bin_factor, thickness, log)
+    seen = _looked(series)
+    preview = _preview(series, seen, bin_factor, thickness, log) | run
+    preview["writes"] = _files(out, series.name, volume_format, sampling)
     if picture is not None:
-        from temdiff_jax.report import montage
-
-        montage.write_montage(
-            picture, series.tilts, series.angles_deg, masked, overwrite=overwrite
-        )
+        _draw(picture, series, seen, preview, overwrite=overwrite)
         preview["picture"] = str(picture)
     if as_json:
         _print([json.dumps(_record(found.kind, image, series, preview), indent=2)])
@@ -119,14 +133,52 @@ def _series_lines(series: "TiltSeries") -> list[str]:
     ]
 
 
+class Seen(NamedTuple):
+    """What the images themselves show.
+
+    Attributes:
+      masked: Pixels that will not be believed, [n_tilts, y, x] bool.
+      shares: How many, and why.
+      axis: Degrees from where the axis is taken to be, and how clearly; None if the
+        tilts are too few.
+      shifts: Of neighbours, (x, y) pixels, [n_tilts - 1, 2].
+    """
+
+    masked: np.ndarray
+    shares: str
+    axis: tuple[float, float] | None
+    shifts: np.ndarray
+
+
+def _looked(series: "TiltSeries") -> Seen:
+    """Masks, axis and shifts of the tilts."""
+    from temdiff_jax.cli import estimate
+    from temdiff_jax.series.weighting import masks
+
+    # The core has x before y.
+    found = masks.find_masks(np.swapaxes(series.tilts, 1, 2))
+    shares = ", ".join(
+        f"{name} {100 * share:.2g} %"
+        for name, share in found.shares().items()
+        if name not in ("outside", "all") and share
+    )
+    lying = series.alignment
+    few = series.num_tilts < estimate.FEWEST
+    return Seen(
+        np.swapaxes(found.keep, 1, 2) <= 0,
+        shares,
+        None if few else estimate.axis_angle(series.tilts, lying),
+        estimate.neighbour_shifts(series.tilts, lying),
+    )
+
+
 def _preview(
-    series: "TiltSeries", factor: int, thickness: int | None, log: str
-) -> tuple[dict[str, str], np.ndarray]:
-    """What a reconstruction with these options would take and decide, and the masks."""
+    series: "TiltSeries", seen: Seen, factor: int, thickness: int | None, log: str
+) -> dict[str, str]:
+    """What a reconstruction with these options would take and decide."""
     from temdiff_jax.cli import estimate
     from temdiff_jax.series import intensity
 
-    masked, shares = _masked(series)
     if factor > 1:
         from temdiff_jax.cli.reconstruct import binned
 
@@ -144,25 +196,71 @@ def _preview(
         "dense matter": f"{record['dense_is']} (chosen by {record['dense_chosen_by']})",
         "wedge": f"{estimate.wedge(low, high)}  {missing:.0f} % of the directions "
         "are not measured",
-        "axis": estimate.axis_line(series.tilts, series.angles_deg),
-        "shifts": estimate.shift_line(series.tilts),
-        "masked": shares or "no pixel",
+        "axis": estimate.axis_line(seen.axis, high - low),
+        "shifts": estimate.shift_line(seen.shifts),
+        "masked": seen.shares or "no pixel",
     }
-    return preview, masked
+    if record["constant"]:
+        preview["constant"] = f"{record['constant']:.4g} under all tilts, taken off"
+    if series.alignment is not None:
+        from temdiff_jax.cli import session
+
+        preview["alignment"] = session.lying(series)
+    return preview
 
 
-def _masked(series: "TiltSeries") -> tuple[np.ndarray, str]:
-    """Pixels that the weighting will not believe, and how many for what reason."""
-    from temdiff_jax.series.weighting import masks
+def _run(sampling: choices.Sampling, weighting: str, seed: int) -> dict[str, str]:
+    """The method and its settings, names checked; its network is not read."""
+    from temdiff_jax.reconstruction.methods import method_of
 
-    # The core has x before y.
-    found = masks.find_masks(np.swapaxes(series.tilts, 1, 2))
-    shares = ", ".join(
-        f"{name} {100 * share:.2g} %"
-        for name, share in found.shares().items()
-        if name not in ("outside", "all") and share
+    row = method_of(sampling.method)
+    line = f"{row.name}: {row.summary}"
+    if row.needs:
+        line += f"; prior {sampling.prior}"
+    return {"method": line, "weighting": f"{weighting}, seed {seed}"}
+
+
+def _files(
+    out: pathlib.Path, name: str, volume_format: str, sampling: choices.Sampling
+) -> str:
+    """Names of the files of a run; those that are in the way are marked."""
+    from temdiff_jax.cli import outputs
+    from temdiff_jax.reconstruction.methods import method_of
+
+    options.check_choice("--format", volume_format, tuple(outputs.VOLUMES))
+    spread = "num_samples" in method_of(sampling.method).takes
+    ending = outputs.VOLUMES[volume_format]
+    files = outputs.named(out, name, ending=ending, spread=spread, overwrite=False)
+    return ", ".join(f"{p}{' (exists)' if p.exists() else ''}" for p in files.paths())
+
+
+def _draw(
+    picture: pathlib.Path,
+    series: "TiltSeries",
+    seen: Seen,
+    preview: dict[str, str],
+    *,
+    overwrite: bool,
+) -> None:
+    """The picture of all tilts and of what was found in them."""
+    from temdiff_jax.report import montage
+
+    lying = series.alignment
+    given = 0.0 if lying is None else float(np.median(lying.rotations_deg))
+    facts = montage.Facts(
+        lines=[f"{key}: {value}" for key, value in preview.items()],
+        axis_deg=given,
+        axis_found_deg=None if seen.axis is None else given + seen.axis[0],
+        shifts=seen.shifts,
     )
-    return np.swapaxes(found.keep, 1, 2) <= 0, shares
+    montage.write_montage(
+        picture,
+        series.tilts,
+        series.angles_deg,
+        seen.masked,
+        facts,
+        overwrite=overwrite,
+    )
 
 
 def _table(series: "TiltSeries") -> list[str]:

@@ -75,9 +75,24 @@ SmallAngles = Annotated[
 Log = Annotated[
     str, typer.Option(metavar="auto|off|on", help="Take the logarithm of the tilts.")
 ]
+Weighting = Annotated[
+    str,
+    typer.Option(
+        metavar="off|robust|diagonal|low-rank|adaptive",
+        help="robust: mask faulty pixels and doubt tilts that disagree; adaptive: "
+        "allow for as much misalignment as the series shows, too; diagonal, "
+        "low-rank: for one pixel; off: none of it.",
+    ),
+]
+PriorName = Annotated[
+    str, typer.Option(metavar="NAME|FILE", help="Prior; see temdiff priors list.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed; equal seeds, equal results.")]
 Out = Annotated[
     pathlib.Path, typer.Option(metavar="DIR", help="Folder for the results.")
+]
+VolumeFormat = Annotated[
+    str, typer.Option("--format", metavar="mrc|ome-zarr", help="Of the volumes.")
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace files of an earlier run.")

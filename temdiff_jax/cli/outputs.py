@@ -1,7 +1,6 @@
 """Names the files of a run and makes sure, before it, that they can be written."""
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 import shutil
@@ -11,6 +10,9 @@ from typing import Any
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 
+# Endings of volumes by the name of their format; those of `reconstruction.save`, which
+# takes seconds to import.
+VOLUMES = {"mrc": ".mrc", "ome-zarr": ".ome.zarr"}
 # In the folder of an unfinished run: its volumes are being written.
 WRITING = "writing"
 
@@ -19,12 +21,12 @@ WRITING = "writing"
 class Outputs:
     """Files that one run writes, and whether they may replace older ones.
 
-    ``state`` keeps what is finished until the record is written; None for runs that
-    are too short to be resumed.
+    A method that draws no samples has no `std`.  `state` keeps what is finished until
+    the record is written; None for runs that are too short to be resumed.
     """
 
     mean: pathlib.Path
-    std: pathlib.Path
+    std: pathlib.Path | None
     report: pathlib.Path
     record: pathlib.Path
     overwrite: bool
@@ -32,19 +34,11 @@ class Outputs:
 
     def paths(self) -> tuple[pathlib.Path, ...]:
         """All files, in the order in which they are written: the record last."""
-        return (self.mean, self.std, self.report, self.record)
+        return (*self.volumes(), self.report, self.record)
 
-
-def named(folder: pathlib.Path, name: str) -> Outputs:
-    """The files of a run, of which nothing is looked at or changed."""
-    return Outputs(
-        mean=folder / f"{name}_temdiff.mrc",
-        std=folder / f"{name}_std.mrc",
-        report=folder / f"{name}_report.png",
-        record=folder / f"{name}.temdiff.json",
-        overwrite=False,
-        state=folder / f"{name}_unfinished",
-    )
+    def volumes(self) -> tuple[pathlib.Path, ...]:
+        """Mean and standard deviation, where there is one."""
+        return (self.mean,) if self.std is None else (self.mean, self.std)
 
 
 def plan(
@@ -53,6 +47,8 @@ def plan(
     *,
     overwrite: bool,
     inputs: Iterable[pathlib.Path] = (),
+    ending: str = ".mrc",
+    spread: bool = True,
     resume: bool | None = None,
 ) -> Outputs:
     """Names the files of a run and checks that all of them can be written.
@@ -64,6 +60,8 @@ def plan(
       name: Name of the series, first part of every file name.
       overwrite: Whether files of an earlier run may be replaced.
       inputs: Files that this run reads, never to be replaced.
+      ending: Of the volumes, see `VOLUMES`.
+      spread: Whether there are samples, and so a standard deviation.
       resume: Whether to go on with a run that was stopped; None for a run that keeps
         no state.
 
@@ -71,17 +69,30 @@ def plan(
       InputError: If the folder cannot be made or written, or a file or an unfinished
         run is in the way.
     """
-    files = named(folder, name)
-    state = None if resume is None else files.state
+    state = None if resume is None else folder / f"{name}_unfinished"
     if state is not None and state.exists():
         overwrite = _with_state(state, overwrite=overwrite, resume=bool(resume))
-    files = dataclasses.replace(files, overwrite=overwrite, state=state)
+    files = named(folder, name, ending=ending, spread=spread, overwrite=overwrite)
+    files = dataclasses.replace(files, state=state)
     write.clean(files.paths())
     # A resumed run that may be complete is looked at before its files are in the way.
     finished = resume and files.record.exists() and not overwrite
     paths = () if finished else files.paths()
     prepare(folder, paths, overwrite=overwrite, inputs=inputs)
     return files
+
+
+def named(
+    folder: pathlib.Path, name: str, *, ending: str, spread: bool, overwrite: bool
+) -> Outputs:
+    """The files of a run, see `plan`; nothing is checked or made."""
+    return Outputs(
+        mean=folder / f"{name}_temdiff{ending}",
+        std=folder / f"{name}_std{ending}" if spread else None,
+        report=folder / f"{name}_report.png",
+        record=folder / f"{name}.temdiff.json",
+        overwrite=overwrite,
+    )
 
 
 def _with_state(state: pathlib.Path, *, overwrite: bool, resume: bool) -> bool:
@@ -105,6 +116,8 @@ def _with_state(state: pathlib.Path, *, overwrite: bool, resume: bool) -> bool:
 
 def complete(files: Outputs, run: str) -> bool:
     """Whether the files are there, whole, and of this very run."""
+    from temdiff_jax.reconstruction.save import sha256
+
     try:
         if files.state is not None and files.state.exists():
             return False
@@ -143,15 +156,11 @@ def check_disk(files: Outputs, needed: Mapping[str, int]) -> None:
         )
 
 
-def sha256(path: pathlib.Path) -> str:
-    """Of a file's bytes, 64 hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def volume_digests(files: Outputs) -> dict[str, Any]:
     """SHA-256 of the volumes that are there, by their names."""
-    return {path.name: sha256(path) for path in (files.mean, files.std)}
+    from temdiff_jax.reconstruction import save
+
+    return {path.name: save.sha256(path) for path in files.volumes()}
 
 
 def prepare(
@@ -180,4 +189,11 @@ def prepare(
                 f"--out: expected outputs beside the inputs, got {path} as both; pass "
                 "another folder"
             )
+        if path.suffix == ".zarr" and path.is_dir():  # a store is a folder
+            if not overwrite:
+                raise InputError(
+                    f"{path}: expected a new store, got one that exists; choose "
+                    "another folder or pass --overwrite"
+                )
+            continue
         write.check_output(path, overwrite=overwrite)

@@ -35,27 +35,12 @@ def reconstruct(
     solver: choices.SolverOption = None,
     schedule: choices.ScheduleOption = None,
     numbers: choices.Numbers = None,
-    weighting: Annotated[
-        str,
-        typer.Option(
-            metavar="|".join(options.WEIGHTINGS),
-            help="robust: mask faulty pixels and doubt tilts that disagree; adaptive: "
-            "allow for as much misalignment as the series shows, too; diagonal, "
-            "low-rank: for one pixel; off: none of it.",
-        ),
-    ] = options.DEFAULT_WEIGHTING,
-    prior: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Prior; see temdiff priors list.")
-    ] = "default",
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed; equal seeds give equal results.")
-    ] = 0,
-    out: Annotated[
-        pathlib.Path, typer.Option(metavar="DIR", help="Folder for the results.")
-    ] = pathlib.Path(),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
-    ] = False,
+    weighting: options.Weighting = options.DEFAULT_WEIGHTING,
+    prior: options.PriorName = "default",
+    seed: options.Seed = 0,
+    out: options.Out = pathlib.Path(),
+    volume_format: options.VolumeFormat = "mrc",
+    overwrite: options.Overwrite = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -79,8 +64,8 @@ def reconstruct(
 ) -> None:
     """Reconstruct the volume of a tilt series.
 
-    Writes NAME_temdiff.mrc (mean), NAME_std.mrc, NAME_report.png and
-    NAME.temdiff.json.
+    Writes NAME_temdiff.mrc (mean), NAME_std.mrc if samples are drawn, NAME_report.png
+    and NAME.temdiff.json.
     """
     del config  # read before the other options
     options.check_choice("--log", log, options.LOG_MODES)
@@ -90,6 +75,7 @@ def reconstruct(
     from temdiff_jax.cli import estimate, outputs, session
     from temdiff_jax.io import tilt_series, write
 
+    options.check_choice("--format", volume_format, tuple(outputs.VOLUMES))
     settings = session.Settings(
         choices.Sampling(
             method, prior, rule, solver, schedule, samples, steps, tuple(numbers or ())
@@ -112,14 +98,19 @@ def reconstruct(
         exclude=exclude,
         allow_small_angles=allow_small_angles,
     )
-    doubts = estimate.axis_doubt(series.tilts)
+    doubts = estimate.axis_doubt(series.tilts, series.alignment)
     series = dataclasses.replace(series, warnings=(*series.warnings, *doubts))
-    files = outputs.named(out, series.name)
+    ending, spread = outputs.VOLUMES[volume_format], settings.draws
+    files = outputs.named(
+        out, series.name, ending=ending, spread=spread, overwrite=overwrite
+    )
     if not dry_run:
         files = outputs.plan(
             out,
             series.name,
             overwrite=overwrite,
+            ending=ending,
+            spread=spread,
             inputs=[file for file in (path, angles, alignment) if file is not None],
             resume=resume,
         )
@@ -167,6 +158,7 @@ def binned(series: "TiltSeries", factor: int) -> "TiltSeries":
       InputError: If a block would be larger than the image.
     """
     from temdiff_jax.io import binning
+    from temdiff_jax.io.alignment import record
 
     if factor == 1:
         return series
@@ -176,9 +168,12 @@ def binned(series: "TiltSeries", factor: int) -> "TiltSeries":
             f"--bin: expected at most {min(height, width)} for images of "
             f"{height} x {width} pixels, got {factor}; choose a smaller one"
         )
-    size = series.voxel_size_angstrom
+    size, lying = series.voxel_size_angstrom, series.alignment
+    if lying is not None:
+        lying = record.binned(lying, factor)
     return dataclasses.replace(
         series,
         tilts=binning.bin_stack(series.tilts, factor),
+        alignment=lying,
         voxel_size_angstrom=None if size is None else size * factor,
     )

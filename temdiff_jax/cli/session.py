@@ -1,7 +1,6 @@
 """One reconstruction as a user sees it: lines, progress, four files, a summary."""
 
 import dataclasses
-import datetime
 import json
 import shlex
 import time
@@ -22,10 +21,8 @@ from temdiff_jax.cli import (
     signals,
 )
 from temdiff_jax.cli.outputs import Outputs
-from temdiff_jax.io import axis, write
+from temdiff_jax.io import write
 from temdiff_jax.io.tilt_series import TiltSeries
-
-RECORD_FORMAT = "temdiff-run-1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +38,11 @@ class Settings:
     effort: tuple[str, ...] = ()
     dry_run: bool = False
     resume: bool = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether the method that was chosen draws samples."""
+        return "num_samples" in self.choice.method.takes
 
     def checked(self) -> "Settings":
         """With the choice of the library, and lines about its effort.
@@ -104,9 +106,11 @@ def reconstruct(
     cache = environment.prepare_jax()
     session.say_later([f"warning: {line}" for line in series.warnings])
     session.say_later([describe(series), *settings.effort])
+    if series.alignment is not None:
+        session.say_later([lying(series)])
     if cache is None:
         session.say_later(["warning: no private cache folder; every run compiles anew"])
-    from temdiff_jax.reconstruction import watch
+    from temdiff_jax.reconstruction import save, watch
 
     planned = _planned(series, settings)
     run = watch.run_id(planned.identity())
@@ -115,7 +119,9 @@ def reconstruct(
         record = json.loads(files.record.read_text(encoding="utf-8"))
         _print_summary(session, record, files)
         return record
-    expected = outlook.Outlook.of(planned, keeps=files.state is not None)
+    expected = outlook.Outlook.of(
+        planned, keeps=settings.dry_run or files.state is not None
+    )
     if settings.dry_run:
         session.begin()
         expected.show(as_json=session.as_json)
@@ -130,7 +136,12 @@ def reconstruct(
         timings = {"reconstruct_s": time.monotonic() - started}
         outputs.begin_writing(files)
         started = time.monotonic()
-        _write_volumes(series, settings, result, files)
+        origin = save.labels(result, series.sha256)
+        turned: dict[str, Any] = {
+            "tilt_axis": series.tilt_axis,
+            "overwrite": files.overwrite,
+        }
+        save.write_volumes(result, files.volumes(), origin, **turned)
         timings["write_volumes_s"] = time.monotonic() - started
         record = make_record(series, settings, result, command=command, source=source)
         record["arguments"] = session.arguments
@@ -140,7 +151,9 @@ def reconstruct(
         record["outputs"] = [path.name for path in files.paths()]
         failure = None
         try:
-            _write_report(session, series, settings, result, files, reference)
+            footer = _footer(session, series, result, origin)
+            title, page = describe(series), files.report
+            save.write_page(result, page, title, footer, reference=reference, **turned)
         except Exception as error:  # hours of work must not depend on a font
             failure = error
         write.write_json(files.record, record, overwrite=files.overwrite)
@@ -163,6 +176,24 @@ def describe(series: TiltSeries) -> str:
     )
 
 
+def lying(series: TiltSeries) -> str:
+    """One line about shifts and turns of a series that is used as it was recorded."""
+    own = series.alignment
+    assert own is not None
+    shift = float(np.hypot(*own.shifts_px.T).max())
+    turn = own.rotations_deg[np.argmax(np.abs(own.rotations_deg))]
+    line = (
+        f"images as recorded; their alignment has shifts of up to {shift:.1f} pixels "
+        f"and turns of up to {turn:.2f} degrees"
+    )
+    if np.ptp(own.magnifications) or own.magnifications[0] != 1:
+        line += f", magnifications of {own.magnifications.min():.4f} to "
+        line += f"{own.magnifications.max():.4f}"
+    if own.x_tilt_deg:
+        line += f", x-tilt {own.x_tilt_deg:g} degrees"
+    return line
+
+
 def make_record(
     series: TiltSeries,
     settings: Settings,
@@ -172,14 +203,10 @@ def make_record(
     source: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything needed to judge and repeat a run, ready for JSON."""
-    from temdiff_jax import geometry
+    from temdiff_jax.reconstruction import save
 
-    return {
-        "format": RECORD_FORMAT,
-        "run": result.provenance["run"],
+    return save.record(result, series.warnings) | {
         "command": command,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "convention": geometry.CONVENTION,
         "config": source.get("config", {}),
         "input": {
             **{key: value for key, value in source.items() if key != "config"},
@@ -196,16 +223,6 @@ def make_record(
             "log": settings.log,
             "weighting": settings.weighting,
         },
-        "voxel_size_angstrom": series.voxel_size_angstrom,
-        "volume_shape": list(result.mean.shape),
-        "angles_deg": series.angles_deg,
-        "chi2": np.asarray(result.chi2),
-        "weights": np.asarray(result.weights),
-        "library": dict(result.provenance),
-        "warnings": [
-            *series.warnings,
-            *(line.removeprefix("warning: ") for line in _doubts(result.provenance)),
-        ],
         "device": environment.device_kind(),
         "versions": environment.versions(),
     }
@@ -239,6 +256,7 @@ def _planned(series: TiltSeries, settings: Settings) -> Any:
         voxel_size_angstrom=series.voxel_size_angstrom,
         log=settings.log,
         weighting=settings.weighting,
+        alignment=series.alignment,
     )
     return plan.make_plan(
         series.tilts, series.angles_deg, settings.choice, options, key=settings.seed
@@ -263,103 +281,25 @@ def _call(
     return result
 
 
-def _write_volumes(
-    series: TiltSeries, settings: Settings, result: Any, files: Outputs
-) -> None:
-    """Writes mean and standard deviation in the axes of the input file."""
-    labels = _labels(series, settings, result)
-    for path, volume, kind in (
-        (files.mean, result.mean, f"mean, method {settings.sampling.method}"),
-        (files.std, result.std, "standard deviation of the samples, uncalibrated"),
-    ):
-        write.write_mrc(
-            path,
-            axis.volume_to_file(np.asarray(volume), series.tilt_axis),
-            series.voxel_size_angstrom,
-            labels=[f"temdiff_jax {environment.own_version()}: {kind}", *labels],
-            overwrite=files.overwrite,
-        )
+def _footer(
+    session: Session, series: TiltSeries, result: Any, origin: list[str]
+) -> list[str]:
+    """What stands below the page: origin, command, decisions and doubts."""
+    from temdiff_jax.reconstruction import notes
 
-
-def _labels(series: TiltSeries, settings: Settings, result: Any) -> list[str]:
-    """MRC labels that still tell a lost file's origin."""
-    low, high = series.angles_deg[0], series.angles_deg[-1]
-    used, made = settings.sampling, result.provenance
+    warned = (*series.warnings, *notes.warnings(result.provenance))
     return [
-        f"prior {used.prior}, seed {settings.seed}, method {used.method}",
-        f"{made['num_samples']} samples of {made['num_steps']} steps",
-        f"run {made['run']}, input sha256 {series.sha256[:16]}",
-        f"{series.num_tilts} tilts from {low:g} to {high:g} degrees",
+        f"temdiff_jax {environment.own_version()}; " + "; ".join(origin),
+        "temdiff " + shlex.join(session.arguments),
+        *notes.decisions(result.provenance),
+        *(f"warning: {line}" for line in warned),
     ]
-
-
-def _write_report(
-    session: Session,
-    series: TiltSeries,
-    settings: Settings,
-    result: Any,
-    files: Outputs,
-    reference: np.ndarray | None,
-) -> None:
-    """Draws the page; its data are what the reconstruction was compared with."""
-    from temdiff_jax import baselines, report
-
-    reprojection, residual = (
-        np.asarray(result.reprojection),
-        np.asarray(result.residual),
-    )
-    # The residual is projected minus measured, so this is the measured series after
-    # whatever linearisation the library chose.
-    measured = reprojection - residual
-    thickness = int(result.mean.shape[0])
-    fbp = baselines.fbp(measured, series.angles_deg, thickness=thickness)
-    page = report.Page(
-        volumes={
-            "fbp": np.asarray(fbp),
-            "tikhonov": np.asarray(result.tikhonov),
-            "mean": np.asarray(result.mean),
-            "std": np.asarray(result.std),
-        },
-        tilts=measured,
-        reprojection=reprojection,
-        residual=residual,
-        angles_deg=series.angles_deg,
-        chi2=np.asarray(result.chi2),
-        title=describe(series),
-        voxel_size_angstrom=series.voxel_size_angstrom,
-        reference=reference,
-        footer=[
-            f"temdiff_jax {environment.own_version()}; "
-            + "; ".join(_labels(series, settings, result)),
-            "temdiff " + shlex.join(session.arguments),
-            *(f"warning: {line}" for line in series.warnings),
-            *_doubts(result.provenance),
-            "data consistency cannot validate content the tilts do not measure",
-        ],
-    )
-    report.write_page(files.report, page, overwrite=files.overwrite)
-
-
-def _doubts(provenance: dict[str, Any]) -> list[str]:
-    """Misalignment, and tilts that hardly count, a line each."""
-    record = provenance.get("weighting", {})
-    lines = [
-        f"warning: tilt at {tilt['angle_deg']:g} degrees disagrees with the others, "
-        f"weight factor {tilt['factor']:.2f}"
-        for tilt in record.get("unreliable", ())
-    ]
-    shift = record.get("misalignment_px", 0.0)
-    if shift:
-        lines.insert(
-            0,
-            f"warning: tilts are off by some {shift:.1f} pixels and were trusted "
-            "accordingly; align them better for a better volume",
-        )
-    return lines
 
 
 def _print_summary(session: Session, record: dict[str, Any], files: Outputs) -> None:
     """Prints the record for machines, or what was made and how well it fits."""
+    from temdiff_jax.reconstruction import notes
+
     if session.as_json:
         typer.echo(files.record.read_text(encoding="utf-8"), nl=False)
         return
@@ -371,7 +311,9 @@ def _print_summary(session: Session, record: dict[str, Any], files: Outputs) -> 
         f"chi2/n median {np.nanmedian(chi2):.2f}, highest {chi2[worst]:.2f} at "
         f"{record['angles_deg'][worst]:g} degrees (expected 1)"
     )
-    for line in _doubts(record["library"]):
+    for line in notes.decisions(record["library"]):
         typer.echo(line)
+    for line in notes.warnings(record["library"]):
+        typer.echo(f"warning: {line}")
     for path in files.paths():
         typer.echo(f"wrote {path}")

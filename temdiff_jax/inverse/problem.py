@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.precision import Precision, as_precision, low_rank
-from temdiff_jax.projector import backproject, project, ray_lengths
+from temdiff_jax.projector import backproject, placed, project, ray_lengths
 
 # Voxel size whose logarithm a network is shown as 0.
 UNIT_NM = 10.0
@@ -166,7 +166,10 @@ class Problem:
         return self.geometry.crop(volume) * units.contrast + units.mean
 
     def background(self) -> jax.Array:
-        """Line integrals of the mean that was removed, normalised, ``[n, u, 1]``."""
+        """Line integrals of the mean that was removed, normalised, ``[n, u, 1]``.
+
+        ``[n, u, y]`` where the tilts have a motion.
+        """
         return self.units.mean * ray_lengths(self.geometry) / self.units.contrast
 
     def measurement(self, frame: Frame) -> Measurement:
@@ -181,6 +184,25 @@ class Problem:
 
         data = self.tilts - project(frame.base, geometry)
         return Measurement(forward, adjoint, data, self.precision, self, frame)
+
+    def straightened(self) -> tuple[Problem, Callable[[jax.Array], jax.Array]]:
+        """The problem of aligned tilts, resampled once, for methods that need them.
+
+        Coherent errors are left out, and pixels that do not lie in the images.
+
+        Returns:
+          The problem, and a function that leads its volumes back to the specimen.
+        """
+        if self.geometry.motion is None:
+            return self, lambda volume: volume
+        geometry, turn, back = placed.straightened(self.geometry)
+        shape = self.tilts.shape
+        seen = jnp.broadcast_to(self.precision.seen(), shape).astype(self.tilts.dtype)
+        weight = self.precision.per_tilt(shape) * (turn(seen) > 0.5)
+        problem = Problem(
+            geometry, turn(self.tilts), weight, self.units, voxel_nm=self.voxel_nm
+        )
+        return problem, back
 
     def binned(self, factor: int) -> Problem:
         """The same specimen on a grid of voxels ``factor`` times as large.
@@ -206,7 +228,10 @@ class Problem:
             -(-ny // factor),
         )
         geometry = dataclasses.replace(
-            self.geometry, volume_shape=shape, num_u=coarse_u
+            self.geometry,
+            volume_shape=shape,
+            num_u=coarse_u,
+            motion=placed.binned(self.geometry.motion, factor),
         )
         tilts, precision = bin_tilts(self.tilts, self.precision, factor)
         return Problem(geometry, tilts, precision, self.units, voxel_nm=size)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse import cg
-from temdiff_jax.projector.project import backproject, project
+from temdiff_jax.projector import backproject, project
 
 
 class Metric(NamedTuple):

@@ -13,8 +13,9 @@ def bin_stack(tilts: np.ndarray, factor: int) -> np.ndarray:
     larger than they should be, so a caller who wants intensities on the old scale
     divides by `factor`, and multiplies the voxel size by it.
 
-    Extents that `factor` does not divide lose their remainder evenly at both ends; an
-    odd remainder moves the centre by half an old pixel (`centre_shift_px`).
+    Extents that `factor` does not divide lose their remainder evenly at both ends, so
+    that the tilt axis stays in the middle: where it is odd, blocks begin in the middle
+    of a pixel, half of which belongs to either.
 
     Args:
       tilts: [n_tilts, y, x], real.
@@ -43,16 +44,12 @@ def bin_stack(tilts: np.ndarray, factor: int) -> np.ndarray:
     binned = np.empty((count, rows, columns), np.float32)
     # One image at a time in float64: exact enough for counts, small in memory.
     for index in range(count):
-        image = tilts[index, top : top + rows * factor, left : left + columns * factor]
+        image = tilts[index].astype(np.float64)
+        if height % factor % 2:
+            image = 0.5 * (image[1:] + image[:-1])
+        if width % factor % 2:
+            image = 0.5 * (image[:, 1:] + image[:, :-1])
+        image = image[top : top + rows * factor, left : left + columns * factor]
         blocks = image.reshape(rows, factor, columns, factor)
         binned[index] = blocks.mean(axis=(1, 3), dtype=np.float64)
     return binned
-
-
-def centre_shift_px(extent: int, factor: int) -> float:
-    """How far `bin_stack` moves the centre (n - 1) / 2 of an axis, in old pixels.
-
-    Negative means that the new centre lies at a smaller old coordinate: -0.5 for an
-    odd remainder, 0 otherwise.
-    """
-    return -0.5 * (extent % factor % 2)

@@ -10,7 +10,7 @@ from temdiff_jax.io import agree, formats, gate
 from temdiff_jax.io.alignment import inplane
 from temdiff_jax.io.alignment import record as alignments
 from temdiff_jax.io.alignment.record import Alignment
-from temdiff_jax.io.projects.found import Found, Placement
+from temdiff_jax.io.projects.found import Found, Placement, placed
 
 # Pixels longer than wide by more are no pixels but a damaged header.
 _LARGEST_ASPECT = 4.0
@@ -104,20 +104,24 @@ def rows(found: Found, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def placed_images(
     tilts: np.ndarray, placement: Placement, keep: np.ndarray, *, resample: bool
 ) -> tuple[np.ndarray, Alignment | None, list[str]]:
-    """Images turned and shifted in one interpolation, or their alignment."""
+    """Images turned and shifted in one interpolation, or as they are with an alignment.
+
+    Images that need neither have no alignment.
+    """
     whole = placement.alignment
-    notes: list[str] = []
-    if not resample:
-        if whole is None:
-            raise gate.bad_input(
-                "alignment", "shifts, turns, magnifications", "a stretch", "resample"
-            )
-        own, images = alignments.upright(alignments.taken(whole, keep), tilts)
-        return images, own, notes
     matrices, shifts = placement.matrices[keep], placement.shifts_px[keep]
     if np.array_equal(matrices, np.broadcast_to(np.eye(2), matrices.shape)):
         if not shifts.any() and not (whole and whole.x_tilt_deg):
             return tilts, None, []  # aligned images are not interpolated again
+    notes: list[str] = []
+    if not resample:
+        own, images = _as_recorded(whole, keep, tilts)
+        if own is not None:
+            return images, None if own.is_aligned else own, notes
+        notes.append(
+            "the transforms stretch or turn the images as the projector does not; "
+            "they were resampled"
+        )
     shape = _frame(tilts.shape[1:], matrices)
     seen = inplane.covered_by_maps(tilts.shape, matrices, shifts, shape=shape)
     lost = 100 * (1 - float(seen.mean()))
@@ -131,6 +135,29 @@ def placed_images(
             "specimen lay, turned about x by it"
         )
     return inplane.apply_maps(tilts, matrices, shifts, shape=shape), None, notes
+
+
+def aligned(tilts: np.ndarray, alignment: Alignment | None) -> np.ndarray:
+    """Tilts [n_tilts, y, x] resampled once to where an aligned series has them.
+
+    An x-tilt is no matter of the images and is left out.
+    """
+    if alignment is None:
+        return tilts
+    place = placed(alignment)
+    return inplane.apply_maps(tilts, place.matrices, place.shifts_px)
+
+
+def _as_recorded(
+    whole: Alignment | None, keep: np.ndarray, tilts: np.ndarray
+) -> tuple[Alignment | None, np.ndarray]:
+    """Untouched images and their alignment, None where the projector has no such."""
+    if whole is None:
+        return None, tilts
+    own = alignments.taken(whole, keep)
+    if alignments.quarters(own) is None:
+        return None, tilts
+    return alignments.upright(own, tilts)
 
 
 def _frame(raw: tuple[int, ...], matrices: np.ndarray) -> tuple[int, int]:

@@ -46,7 +46,7 @@ class TiltSeries:
       sha256: Of the file's bytes (of the arrays' bytes without a file), 64 hex digits.
       tilt_axis: "y", or "x" if the file had the axis along x and the images were
         turned; `axis.volume_to_file` turns results back.
-      alignment: How these images lie, None where they are aligned.
+      alignment: How these images lie, for the projector; None where they are aligned.
       views: Number of each image in its file, [n_tilts], from 0.
       thickness_px: Of the volume as the project has it, in pixels of these images.
       decisions: What was taken from where, one a line.
@@ -83,8 +83,9 @@ class Selection:
       angle_range: (lowest, highest) angle to keep, degrees, inclusive.
       exclude: Tilts to leave out, for example "3,7-9" or "-60:-55deg" (see `choice`).
       allow_small_angles: Do not suspect radians in a list of small angles.
-      resample: Turn and shift raw images in one interpolation; False leaves them as
-        they are, but for quarter turns, and gives their `alignment`.
+      resample: Turn and shift raw images in one interpolation.  Otherwise they stay as
+        they are, but for quarter turns, and the series has their `alignment`, for the
+        projector; stretched images are resampled in any case.
     """
 
     voxel_size_angstrom: float | None = None
@@ -93,7 +94,7 @@ class Selection:
     angle_range: tuple[float, float] | None = None
     exclude: str | None = None
     allow_small_angles: bool = False
-    resample: bool = True
+    resample: bool = False
 
 
 def load_tilt_series(
@@ -207,6 +208,13 @@ def _assembled(
     decisions += left
     tilts, views, degrees = tilts[keep], views[keep], degrees[keep]
     own = None
+    if placement is not None and chosen.tilt_axis != "y":
+        raise gate.bad_input(
+            "tilt_axis (--tilt-axis)",
+            "images without an alignment",
+            "both",
+            "leave it out: the alignment says where the axis is",
+        )
     if placement is not None:
         tilts, own, said = images.placed_images(
             tilts, placement, keep, resample=chosen.resample

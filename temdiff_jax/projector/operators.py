@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.projector.project import backproject, project
+from temdiff_jax.projector.placed import backproject, project
 
 
 def normal_op(
@@ -53,9 +53,13 @@ def operator_norm(geometry: TiltGeometry, *, num_iters: int = 20) -> jax.Array:
 
 
 def ray_lengths(geometry: TiltGeometry) -> jax.Array:
-    """Chord length of every ray inside the volume, ``[n_tilts, u, 1]`` voxels."""
-    nz, nx, _ = geometry.volume_shape
-    return project(jnp.ones((nz, nx, 1), geometry.angles_rad.dtype), geometry)
+    """Chord length of every ray inside the volume, ``[n_tilts, u, 1]`` voxels.
+
+    ``[n_tilts, u, y]`` where the tilts of the geometry have a motion.
+    """
+    nz, nx, ny = geometry.volume_shape
+    rows = 1 if geometry.motion is None else ny
+    return project(jnp.ones((nz, nx, rows), geometry.angles_rad.dtype), geometry)
 
 
 def seen_by_all(geometry: TiltGeometry) -> jax.Array:

@@ -92,6 +92,11 @@ def backproject(tilts: jax.Array, geometry: TiltGeometry) -> jax.Array:
 
 
 def _check_kind(name, data, geometry):
+    if geometry.motion is not None:
+        raise ValueError(
+            f"{name}: expected aligned tilts, got a geometry with a motion; use "
+            f"projector.{name}, or geometry.still()"
+        )
     if not jnp.issubdtype(data.dtype, jnp.floating):
         raise ValueError(
             f"{name}: expected a float dtype, got {data.dtype}; convert the data "

@@ -12,11 +12,17 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import CONVENTION
 from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.tikhonov import settings_for
+from temdiff_jax.io.alignment import record
+from temdiff_jax.io.alignment.record import Alignment
+from temdiff_jax.io.tilt_series import TiltSeries
 from temdiff_jax.priors import Prior, range_verdict
+from temdiff_jax.reconstruction import save
 from temdiff_jax.reconstruction.method import Estimate, Method, on_host
+from temdiff_jax.reconstruction.methods import RESAMPLE
 from temdiff_jax.reconstruction.plan import (
     Choice,
     Plan,
@@ -55,6 +61,7 @@ class Result:
         is what was expected.  The factor of a tilt that disagrees does not hide in it.
       weights: Data precision per tilt, inverse squared input units, ``[n_tilts]``.
       provenance: JSON-ready record of everything that led here.
+      alignment: How the tilts lie, if they are not aligned.
     """
 
     mean: np.ndarray
@@ -66,12 +73,47 @@ class Result:
     chi2: np.ndarray
     weights: np.ndarray
     provenance: dict[str, Any]
+    alignment: Alignment | None = None
+
+    def save(
+        self,
+        folder: str | Path,
+        name: str = "tilts",
+        *,
+        volume_format: str = "mrc",
+        tilt_axis: str = "y",
+        overwrite: bool = False,
+    ) -> list[Path]:
+        """Writes what `temdiff reconstruct` writes: volumes, record and page.
+
+        Args:
+          folder: Made if it is not there.
+          name: First part of every file name.
+          volume_format: "mrc" or "ome-zarr" (a pyramid).
+          tilt_axis: "x" writes in the axes of a file whose tilt axis runs along x.
+          overwrite: Replace files of an earlier run.
+
+        Returns:
+          The files, the record last.
+
+        Raises:
+          InputError: A file is in the way, or cannot be written.
+        """
+        return save.save(
+            self,
+            folder,
+            name,
+            volume_format=volume_format,
+            tilt_axis=tilt_axis,
+            overwrite=overwrite,
+        )
 
 
 def reconstruct(
-    tilts: ArrayLike,
-    angles: ArrayLike,
+    tilts: ArrayLike | TiltSeries,
+    angles: ArrayLike | None = None,
     *,
+    alignment: Alignment | None = None,
     thickness: int | None = None,
     prior: str | Path | Prior = "default",
     method: str | Method | MakeSampler = "default",
@@ -95,9 +137,13 @@ def reconstruct(
     """Reconstructs a volume from a tilt series of any range.
 
     Args:
-      tilts: Line integrals ``[n_tilts, y, x]``, tilt axis along y, aligned; any
-        unit (see ``log`` for intensities).
+      tilts: Line integrals ``[n_tilts, y, x]``, tilt axis along y; any unit (see
+        ``log`` for intensities).  Or a series of ``load_tilt_series``, with its angles,
+        alignment and voxel size.
       angles: Degrees, one per tilt, in any order.
+      alignment: How the tilts lie in their images, for the projector, which shifts and
+        turns the volume's projections to them: no pixel is interpolated.  None for
+        tilts that are aligned.
       thickness: Slab thickness in voxels; default the tilts' width.
       prior: Name or path of a released prior, or a loaded one.
       method: A name of ``methods.table()``, which `temdiff methods` prints, a row of
@@ -134,6 +180,15 @@ def reconstruct(
       InputError: Anything wrong with the input; one line with expected, got and
         what to do.
     """
+    if isinstance(tilts, TiltSeries):
+        angles, alignment = tilts.angles_deg, tilts.alignment
+        voxel_size_angstrom = voxel_size_angstrom or tilts.voxel_size_angstrom
+        tilts = tilts.tilts
+    if angles is None:
+        raise InputError(
+            "angles: expected degrees, one per tilt, got none; pass them, or a series "
+            "of load_tilt_series"
+        )
     choice = choose(
         method,
         prior,
@@ -152,6 +207,7 @@ def reconstruct(
         tilt_weights,
         weighting,
         spread,
+        alignment,
     )
     planned = make_plan(tilts, angles, choice, options, key=key)
     return run(planned, keep_samples=keep_samples, state=state, on_progress=on_progress)
@@ -188,10 +244,10 @@ def run(
     problem, weighed = prepared(job, watch)
     watch(1, "first result")
     found = _run(choice, planned.key, problem, watch.after(1))
-    record = _provenance(choice, job, planned.key) | {"weighting": weighed}
-    record["run"] = run_id(identity)
-    record["seconds"] = time.monotonic() - started
-    return _result(found, problem, job, keep_samples, record)
+    made = _provenance(choice, job, planned.key) | {"weighting": weighed}
+    made["run"] = run_id(identity)
+    made["seconds"] = time.monotonic() - started
+    return _result(found, problem, job, keep_samples, made)
 
 
 def make_problem(
@@ -256,9 +312,9 @@ def compare(
             report(done, total, f"{name}: {text}")
 
         estimate = _run(choice, seed, problem, Watch(tell, before=before))
-        record = _provenance(choice, job, seed) | {"weighting": weighed}
-        record["seconds"] = time.monotonic() - started
-        found[name] = _result(estimate, problem, job, False, record)
+        made = _provenance(choice, job, seed) | {"weighting": weighed}
+        made["seconds"] = time.monotonic() - started
+        found[name] = _result(estimate, problem, job, False, made)
         before += choice.method.steps(choice.settings)
     return found
 
@@ -284,6 +340,7 @@ def _result(
 ) -> Result:
     """Back to the sense, the layout and the order of the input."""
     sign, rows = np.float32(job.intensity["sign"]), job.rows
+    lying = job.series.alignment
     projected, chi2 = _judge(found.wide, problem)
     reprojection = sign * _to_file(projected)[rows]
     tikhonov = on_host(problem, problem.shown.tikhonov)
@@ -306,6 +363,7 @@ def _result(
         chi2=np.asarray(chi2)[rows] / np.maximum(factors, np.float32(1e-30)),
         weights=weights[rows],
         provenance=provenance,
+        alignment=None if lying is None else record.taken(lying, rows),
     )
 
 
@@ -325,6 +383,9 @@ def _provenance(choice: Choice, job: preparation.Job, key: jax.Array) -> dict[st
         "key": key_data(key),
         "thickness": job.geometry.volume_shape[0],
         "lateral_margin": job.geometry.margin,
+        "alignment": _alignment(choice.method.name, series),
+        "draws": "num_samples" in choice.method.takes,
+        "input_sha256": series.sha256,
         "voxel_size_angstrom": series.voxel_size_angstrom,
         "angles_deg": [float(a) for a in series.angles_deg[job.rows]],
         "tilt_weights": [float(t) for t in job.trust[job.rows]],
@@ -338,3 +399,12 @@ def _provenance(choice: Choice, job: preparation.Job, key: jax.Array) -> dict[st
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }
+
+
+def _alignment(method: str, series: TiltSeries) -> str:
+    """Where shifts and turns of the tilts are made up for."""
+    if series.alignment is None:
+        return "none: the tilts are taken as aligned"
+    if method in RESAMPLE:
+        return f"one resampling of the tilts, for {method}"
+    return "the projector: the tilts are not resampled"

@@ -41,6 +41,9 @@ from temdiff_jax.reconstruction.published import published_rows
 from temdiff_jax.reconstruction.settings import Settings
 
 MIRRORS = 8
+# These are given tilts resampled to the aligned frame; the others leave shifts and
+# turns to the projector.
+RESAMPLE = ("fbp", "sirt", "sart", "tv")
 
 # ----- classical ----------------------------------------------------------------------
 
@@ -51,7 +54,8 @@ def _degrees(problem: Problem) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("solve", "static"))
 def _solve(problem, numbers, *, solve, static):
-    return solve(problem, **numbers, **dict(static))
+    aligned, back = problem.straightened()
+    return back(solve(aligned, **numbers, **dict(static)))
 
 
 def _fbp(angles: np.ndarray):

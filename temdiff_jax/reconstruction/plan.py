@@ -47,6 +47,7 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """JSON-ready: all that decides the bits of the result."""
         choice, job = self.choice, self.job
+        lying = job.series.alignment
         digest = hashlib.sha256()
         for array in (job.tilts, job.series.angles_deg, job.trust):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -60,6 +61,7 @@ class Plan:
             "numbers": {n: str(v) for n, v in choice.method.numbers.items()},
             "prior": None if choice.prior is None else choice.prior.sha256,
             "weighting": job.options.weighting,
+            "alignment": None if lying is None else lying.motion_fields(),
             "spread": None if job.options.spread is None else str(job.options.spread),
             "intensity": job.intensity,
             "key": key_data(self.key),

@@ -44,8 +44,8 @@ class Settings:
       cg_iters: Conjugate-gradient steps of a consistency update.
       mean_cg_iters: The same for the one-call estimate.
       mirrors: Whether the one-call estimate is averaged over the eight mirror
-        images of the problem (the laws of imaging do not change under them, the
-        network's answer does a little).
+        images of the problem: eight times the cost for nothing that could be measured
+        (docs/reports/samplers.md, table T7); the tables were made with it.
       eta: Share of fresh noise in a step of "ddim", in [0, 1].
       prior_precision: lambda_c, factor on the metric of the guess.
       consistency_from: Largest noise level at which the data pull.
@@ -63,7 +63,7 @@ class Settings:
     lateral: int = 0
     cg_iters: int = 8
     mean_cg_iters: int = 20
-    mirrors: bool = True
+    mirrors: bool = False
     eta: float = 0.85
     prior_precision: float = 1.0
     consistency_from: float = 80.0

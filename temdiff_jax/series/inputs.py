@@ -57,6 +57,7 @@ def prepare(
     settings: TikhonovSettings,
     valid: jax.Array | None = None,
     voxel_nm: jax.Array | float = UNIT_NM,
+    seen: jax.Array | None = None,
 ) -> Problem:
     """Normalises and weighs tilts and estimates what a network is shown.
 
@@ -66,8 +67,12 @@ def prepare(
       settings: Of the quadratic estimate.
       valid: Per tilt weight ``[n_tilts]`` in [0, 1]; 0 leaves a tilt out.
       voxel_nm: Voxel size.
+      seen: 0 where a pixel shows nothing of the volume, ``[n_tilts, u, y]``.
     """
     problem = normalise(tilts, geometry, valid)
+    if seen is not None:
+        weight = problem.precision.weight * seen
+        problem = dataclasses.replace(problem, precision=weight)
     return with_inputs(dataclasses.replace(problem, voxel_nm=voxel_nm), settings)
 
 
@@ -87,6 +92,10 @@ def with_inputs(problem: Problem, settings: TikhonovSettings) -> Problem:
     weight = precision.weight
     if precision.modes is not None or weight.shape[1:] != (1, 1):
         weight = precision.per_tilt(geometry.tilts_shape)
+    if geometry.motion is not None:  # pixels beside the volume are no noise of a tilt
+        seen = jnp.broadcast_to(precision.seen(), tilts.shape).astype(tilts.dtype)
+        share = jnp.mean(seen, axis=(1, 2), keepdims=True)
+        weight = weight / jnp.maximum(share, 1e-6)
     estimate = tikhonov_normalised(problem, settings)
     chi2 = weighting.chi2_per_tilt(project(estimate, geometry) - tilts, precision)
     inputs = Inputs(

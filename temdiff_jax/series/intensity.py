@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from temdiff_jax.errors import InputError
 
@@ -15,22 +17,53 @@ CONTRAST_CHOICES = ("auto", "bright", "dark")
 DARK_FRACTION = 1e-3
 # Below this spread of 1/cos over the tilts, thickness cannot tell the two modes.
 MIN_THICKNESS_SPREAD = 0.05
+# Share of pixels that may be zero or less in counts: dead ones, and those that saw no
+# electron by chance.
+MOST_DARK = 0.01
+# Side of the images that levels are taken of; more pixels would not change them.
+LARGEST_SIDE = 512
+# Where the outermost pixels of a tilt are cut, percentiles.
+CUT_PERCENT = (0.1, 99.9)
+# A constant under the tilts is looked for where levels depart from those of a slab by
+# this share of the contrast, and is one if it is more than this share of the level and
+# leaves less than this share of the departure.
+PEDESTAL_SHARE = 0.3
+FEW_TILTS = 4
 
 
 def looks_like_bright_field(tilts: np.ndarray, angles_deg: np.ndarray) -> bool:
     """Whether the mean intensity falls as the path 1/cos(theta) grows.
 
     Bright field loses electrons on a longer path, HAADF and line integrals gain
-    signal.  Needs positive values and enough range; otherwise the answer is no.
+    signal.  Needs positive values, dead pixels apart, and enough range; otherwise the
+    answer is no.
     """
-    if np.min(tilts) <= 0:
+    if np.mean(np.asarray(tilts) <= 0) > MOST_DARK:
         return False
-    path = 1.0 / np.cos(np.deg2rad(np.clip(angles_deg, -80, 80)))
-    if path.max() - path.min() < MIN_THICKNESS_SPREAD:
+    path = paths(angles_deg)
+    if np.ptp(path) < MIN_THICKNESS_SPREAD:
         return False
-    level = np.log(np.mean(tilts, axis=(1, 2), dtype=np.float64))
-    slope = np.polyfit(path, level, 1)[0]
-    return bool(slope < -0.02 and np.corrcoef(path, level)[0, 1] < -0.7)
+    level = np.log(np.maximum(levels(tilts), 1e-30))
+    slope = stats.theilslopes(level, path).slope
+    return bool(slope < -0.02 and stats.spearmanr(path, level).statistic < -0.7)
+
+
+def paths(angles_deg: np.ndarray) -> np.ndarray:
+    """Path through a slab over its thickness, 1/cos(theta), ``[n_tilts]``."""
+    return 1.0 / np.cos(np.deg2rad(np.clip(angles_deg, -80, 80)))
+
+
+def levels(tilts: np.ndarray) -> np.ndarray:
+    """Mean of each tilt ``[n_tilts]``, its few highest and lowest pixels cut."""
+    return np.array([image.mean(dtype=np.float64) for image in _cut(tilts)])
+
+
+def _cut(tilts: np.ndarray) -> Iterator[np.ndarray]:
+    """Tilts one by one, thinned, their outermost thousandths replaced by the limits."""
+    step = max(1, -(-max(tilts.shape[1:]) // LARGEST_SIDE))
+    for image in tilts[:, ::step, ::step]:
+        low, high = np.percentile(image, CUT_PERCENT)
+        yield np.clip(image, low, high)
 
 
 def to_dense_bright(
@@ -46,7 +79,8 @@ def to_dense_bright(
 
     Returns:
       float32 tilts and the record; multiply volumes by ``record["sign"]`` to
-      return to the sense of the (logged) input.
+      return to the sense of the (logged) input.  A constant that lies under all tilts
+      is taken off, ``record["constant"]`` in the sense of the input.
 
     Raises:
       InputError: Unknown choice, or a logarithm of data that are not positive.
@@ -81,6 +115,10 @@ def to_dense_bright(
     else:
         sense = contrast
     sign = 1.0 if sense == "bright" else -1.0
+    out = (sign * out).astype(np.float32)
+    constant = pedestal(out, angles_deg)
+    if constant:
+        out -= np.float32(constant)
     record = {
         "log": "on" if take_log else "off",
         "log_chosen_by": "data" if log == "auto" else "caller",
@@ -89,8 +127,75 @@ def to_dense_bright(
         "dense_is": sense,
         "dense_chosen_by": "data" if contrast == "auto" else "caller",
         "sign": sign,
+        "constant": sign * constant,
     }
-    return (sign * out).astype(np.float32), record
+    return out, record
+
+
+def said(record: dict[str, Any]) -> list[str]:
+    """What was decided, a line each, for the terminal and the page."""
+    who = {"data": "by the images", "caller": "as asked"}
+    line = f"logarithm {record['log']} ({who[record['log_chosen_by']]})"
+    if record["log"] == "on":
+        line += f", of {record['log_reference']:.4g} over the intensity"
+    dense = "; dense matter is {} in the {} ({}) and in the volume".format(
+        record["dense_is"],
+        "logarithm" if record["log"] == "on" else "tilts",
+        who[record["dense_chosen_by"]],
+    )
+    lines = [line + dense]
+    if record["constant"]:
+        lines.append(
+            f"warning: a constant of {record['constant']:.4g} lies under all tilts, "
+            "which no specimen projects to; it was taken off"
+        )
+    return lines
+
+
+def pedestal(tilts: np.ndarray, angles_deg: np.ndarray) -> float:
+    """A constant that lies under all tilts, 0 where none can be told.
+
+    What a slab adds to the tilts grows with the path 1/cos(theta), what a detector adds
+    does not: the level of the tilts is ``c + m / cos(theta)``.  A specimen in vacuum
+    has a constant level of its own, so c is no higher than the darkest pixels.  It is
+    reported where no slab comes near the levels without it and one does with it.
+
+    Args:
+      tilts: ``[n_tilts, y, x]``, dense matter bright.
+      angles_deg: Degrees.
+    """
+    path = paths(angles_deg)
+    if np.ptp(path) < MIN_THICKNESS_SPREAD or len(path) < FEW_TILTS:
+        return 0.0
+    level = levels(tilts)
+    contrast = float(np.median([image.std(dtype=np.float64) for image in _cut(tilts)]))
+
+    def misfit(constant: float) -> float:
+        rest = level - constant
+        rest = rest - path * (rest @ path) / (path @ path)
+        return float(np.sqrt(np.mean(rest**2)))
+
+    before = misfit(0.0)
+    if before <= PEDESTAL_SHARE * contrast:
+        return 0.0
+    constant = min(stats.theilslopes(level, path).intercept, _darkest(tilts))
+    small = abs(constant) <= PEDESTAL_SHARE * float(np.median(np.abs(level)))
+    if small or misfit(constant) > PEDESTAL_SHARE * before:
+        return 0.0
+    return float(constant)
+
+
+def _darkest(tilts: np.ndarray) -> float:
+    """Level of the darkest twentieth of the pixels, noise apart; median over tilts."""
+    found = []
+    for image in tilts:
+        values = np.asarray(image, np.float64)
+        # Second differences along both axes see the noise alone (Immerkaer 1996).
+        both = np.diff(np.diff(values, 2, axis=0), 2, axis=1)
+        noise = np.median(np.abs(both)) / (0.6745 * 6.0)
+        low, middle = np.percentile(values, [5, 50])
+        found.append(min(low + 1.64 * noise, middle))
+    return float(np.median(found))
 
 
 def incident_intensity(tilts: np.ndarray, angles_deg: np.ndarray) -> tuple[float, str]:
@@ -107,18 +212,23 @@ def incident_intensity(tilts: np.ndarray, angles_deg: np.ndarray) -> tuple[float
     Returns:
       The intensity and where it comes from.
     """
-    path = 1.0 / np.cos(np.deg2rad(np.clip(angles_deg, -80, 80)))
-    if path.max() - path.min() >= MIN_THICKNESS_SPREAD:
-        level = np.log(tilts).mean(axis=(1, 2), dtype=np.float64)
-        slope, start = np.polyfit(path, level, 1)
-        if slope < 0:
-            return float(np.exp(start)), "fit of a slab"
+    path = paths(angles_deg)
+    if np.ptp(path) >= MIN_THICKNESS_SPREAD:
+        # A median of slopes: nearly dark views at high tilt do not set it for all.
+        fit = stats.theilslopes(levels(np.log(tilts)), path)
+        if fit.slope < 0:
+            return float(np.exp(fit.intercept)), "fit of a slab"
     return float(np.percentile(tilts, 99.9)), "brightest pixels"
 
 
 def skewness(tilts: np.ndarray) -> float:
-    """Mean over tilts of the third standardised moment; dense grains are a tail."""
-    values = np.asarray(tilts, np.float64).reshape(len(tilts), -1)
-    centred = values - values.mean(axis=1, keepdims=True)
-    spread = np.maximum(values.std(axis=1), 1e-30)
-    return float(np.mean(np.mean(centred**3, axis=1) / spread**3))
+    """Mean over tilts of the third standardised moment; dense grains are a tail.
+
+    Single pixels, dead or hot, are none.
+    """
+    found = []
+    for image in _cut(tilts):
+        centred = np.asarray(image, np.float64) - image.mean(dtype=np.float64)
+        spread = max(float(centred.std()), 1e-30)
+        found.append(np.mean(centred**3) / spread**3)
+    return float(np.mean(found))

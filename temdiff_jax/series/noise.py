@@ -56,11 +56,12 @@ def estimate_units(
     weight = jnp.ones(tilts.shape[0]) if valid is None else valid
     weight = weight[:, None, None]
     top = jnp.sum(weight * lengths * tilts)
-    bottom = jnp.sum(weight * lengths**2) * tilts.shape[2]
+    rows = tilts.shape[2] / lengths.shape[2]  # that have the same lengths
+    bottom = jnp.sum(weight * lengths**2) * rows
     mean = top / bottom
     centred = tilts - mean * lengths
     scale = jnp.sqrt(CORRELATION_LENGTH * lengths)
-    power = jnp.sum(weight * centred**2) / (jnp.sum(weight * scale**2) * tilts.shape[2])
+    power = jnp.sum(weight * centred**2) / (jnp.sum(weight * scale**2) * rows)
     contrast = jnp.sqrt(power)
     return Units(mean, jnp.where(contrast > 0, contrast, 1.0))
 
@@ -88,7 +89,11 @@ def data_precision(tilts: jax.Array, valid: jax.Array | None = None) -> jax.Arra
 
 
 def coverage(geometry: TiltGeometry, weight: jax.Array) -> jax.Array:
-    """How well each voxel is seen: ``A^T W 1 / max``, ``[z, x, 1]`` in [0, 1]."""
+    """How well each voxel is seen: ``A^T W 1 / max``, ``[z, x, 1]`` in [0, 1].
+
+    A motion of the tilts is left out of it.
+    """
+    geometry = geometry.still()
     mean = jnp.mean(weight, axis=2, keepdims=True)
     ones = jnp.broadcast_to(mean, (geometry.num_tilts, geometry.num_u, 1))
     seen = backproject(ones, geometry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.problem import UNIT_NM, Problem
 from temdiff_jax.inverse.tikhonov import TikhonovSettings
 from temdiff_jax.io import tilt_series
+from temdiff_jax.projector import motion_from_degrees
 from temdiff_jax.series import checks, inputs, intensity, weighting
 
 
@@ -29,6 +31,7 @@ class SeriesOptions(NamedTuple):
     tilt_weights: ArrayLike | None = None
     weighting: str = "adaptive"
     spread: weighting.Spread | None = None
+    alignment: tilt_series.Alignment | None = None
 
 
 class Job(NamedTuple):
@@ -50,6 +53,7 @@ def check_series(tilts: ArrayLike, angles: ArrayLike, options: SeriesOptions) ->
         np.asarray(tilts),
         np.asarray(angles),
         voxel_size_angstrom=options.voxel_size_angstrom,
+        alignment=options.alignment,
     )
     num, height, width = series.tilts.shape
     if min(height, width) < checks.MIN_PIXELS:
@@ -63,6 +67,9 @@ def check_series(tilts: ArrayLike, angles: ArrayLike, options: SeriesOptions) ->
     geometry = TiltGeometry.from_degrees(
         series.angles_deg, thickness=depth, width=width, height=height
     )
+    if series.alignment is not None:
+        motion = motion_from_degrees(num, **series.alignment.motion_fields())
+        geometry = dataclasses.replace(geometry, motion=motion)
     prepared, record = intensity.to_dense_bright(
         series.tilts, series.angles_deg, log=options.log, contrast=options.contrast
     )
@@ -81,11 +88,12 @@ def _prepare_series(
     ridge: Any,
     valid: jax.Array,
     voxel_nm: jax.Array,
+    seen: jax.Array | None,
     *,
     num_iters: int,
 ) -> Problem:
     settings = TikhonovSettings(smoothness, ridge, num_iters)
-    return inputs.prepare(tilts, geometry, settings, valid, voxel_nm)
+    return inputs.prepare(tilts, geometry, settings, valid, voxel_nm, seen)
 
 
 def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, Any]]:
@@ -97,6 +105,11 @@ def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, An
         masks = weighting.find_masks(tilts, job.geometry)
         tilts = jnp.asarray(weighting.repair(tilts, masks.keep))
         keep, record["masked"] = jnp.asarray(masks.keep), masks.shares()
+    seen = None
+    if job.geometry.motion is not None:  # what looks beside the volume says nothing
+        beside = weighting.outside_mask(job.geometry)
+        seen = jnp.asarray(~beside, tilts.dtype)
+        tilts = jnp.asarray(weighting.repair(tilts, seen))
     size = job.series.voxel_size_angstrom
     problem = _prepare_series(
         tilts,
@@ -105,6 +118,7 @@ def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, An
         jnp.float32(settings.ridge),
         jnp.asarray(job.trust),
         jnp.float32(UNIT_NM if size is None else size / 10.0),
+        seen,
         num_iters=settings.num_iters,
     )
     if form != "off":
@@ -114,9 +128,27 @@ def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, An
         factors = np.asarray(found.factors)[job.rows]
         angles = job.series.angles_deg[job.rows]
         record["factors"] = [float(f) for f in factors]
-        record["unreliable"] = weighting.unreliable(factors, angles)
-        if form == "adaptive":
-            assumed = weighting.Spread() if spread is None else spread
-            record["misalignment_px"] = float(found.misalignment * assumed.shift_px)
+        chi2 = np.asarray(found.chi2)[job.rows]
+        record["unreliable"] = weighting.unreliable(factors, angles, chi2)
+        if form in ("adaptive", "low-rank"):
+            record |= _shifts(job, spread, found)
     jax.block_until_ready(problem.shown.tikhonov)
     return problem, record
+
+
+def _shifts(
+    job: Job, spread: weighting.Spread | None, found: weighting.Weighted
+) -> dict[str, Any]:
+    """By how many pixels the tilts were assumed to be off, and by how many they are."""
+    assumed = weighting.Spread() if spread is None else spread
+    factor = found.misalignment
+    scaled = jax.tree.map(lambda s: factor * s, assumed)
+    each = weighting.measured_shifts(
+        found.amplitudes, scaled, np.deg2rad(job.series.angles_deg)
+    )[job.rows]
+    used = job.trust[job.rows] > 0
+    return {
+        "misalignment_px": float(factor * assumed.shift_px),
+        "shift_px": float(np.sqrt(np.mean(each[used] ** 2))),
+        "shifts_px": [[float(u), float(v)] for u, v in each],
+    }

@@ -13,6 +13,7 @@ import pytest
 
 from temdiff_jax import baselines
 from temdiff_jax.cli import environment
+from temdiff_jax.geometry import CONVENTION
 from temdiff_jax.io import write
 from temdiff_jax.model import NetworkConfig
 from temdiff_jax.reconstruction import api, plan, watch
@@ -90,9 +91,18 @@ def library(monkeypatch, tmp_path) -> Library:
                 "num_steps": choice.settings.num_steps,
                 "prior_sha256": choice.prior.sha256,
                 "run": watch.run_id(planned.identity()),
-                "log": "off",
                 "weighting": record.weighting,
+                "method": choice.method.name,
+                "prior": {"name": choice.prior.name},
+                "key": plan.key_data(planned.key),
+                "draws": "num_samples" in choice.method.takes,
+                "intensity": job.intensity,
+                "alignment": "none: the tilts are taken as aligned",
+                "angles_deg": list(job.series.angles_deg),
+                "voxel_size_angstrom": job.series.voxel_size_angstrom,
+                "convention": CONVENTION,
             },
+            alignment=None,
         )
 
     def linear(tilts, angles, *, thickness, **_):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from temdiff_jax.cli import estimate
+from temdiff_jax.io.alignment.record import Alignment
 
 ANGLES = np.arange(-60.0, 61.0, 12.0)
 BEADS = [(-9, -8, 4), (7, 9, -5), (2, -3, 6), (-4, 6, -2), (10, -10, 0)]
@@ -28,8 +29,8 @@ def beads(psi=0.0, shifts=None):
 def test_the_axis_is_where_the_profiles_stay(psi):
     found, contrast = estimate.axis_angle(beads(psi))
     assert abs((found - psi + 90) % 180 - 90) <= 2 and contrast < 0.1
-    line = estimate.axis_line(beads(psi), ANGLES)
-    assert ("NOT along y" in line) is (psi != 0)
+    line = estimate.axis_line((found, contrast), 120)
+    assert ("NOT where it is taken to be" in line) is (psi != 0)
 
 
 def test_a_drifting_beam_does_not_hide_it():
@@ -40,8 +41,16 @@ def test_a_drifting_beam_does_not_hide_it():
 
 def test_noise_has_no_axis():
     noise = np.random.default_rng(1).normal(size=(9, 64, 64))
-    assert "not visible" in estimate.axis_line(noise, ANGLES[:9])
-    assert "too few" in estimate.axis_line(noise[:2], ANGLES[:2])
+    assert "not visible" in estimate.axis_line(estimate.axis_angle(noise), 96)
+    assert "too few" in estimate.axis_line(None, 12)
+
+
+def test_an_alignment_says_where_the_axis_is_taken_to_be():
+    shifts = np.stack([np.linspace(-6, 6, 11), np.zeros(11)], axis=1)
+    own = Alignment(ANGLES, shifts, np.full(11, 30.0), np.ones(11))
+    raw = beads(30.0, shifts)
+    assert abs(estimate.axis_angle(raw, own)[0]) <= 2
+    assert estimate.axis_doubt(raw, own) == []
 
 
 def test_shifts_of_neighbours_are_measured():
@@ -52,8 +61,10 @@ def test_shifts_of_neighbours_are_measured():
     np.testing.assert_allclose(
         estimate.neighbour_shifts(stack), [(5, -3), (0, 9)], atol=0.5
     )
-    assert "9.0 at most" in estimate.shift_line(stack)
-    assert "not visible" in estimate.shift_line(rng.normal(size=(4, 96, 96)))
+    assert "9.0 at most" in estimate.shift_line(estimate.neighbour_shifts(stack))
+    unlike = estimate.neighbour_shifts(rng.normal(size=(4, 96, 96)))
+    assert "not visible" in estimate.shift_line(unlike)
+    assert estimate.shift_line(np.zeros((0, 2))) == "one tilt"
 
 
 def test_the_wedge_is_drawn():
@@ -64,6 +75,6 @@ def test_the_wedge_is_drawn():
 def test_a_doubt_is_said_only_where_it_is_clear():
     assert estimate.axis_doubt(beads(0.0)) == []
     (line,) = estimate.axis_doubt(beads(84.0))
-    assert "84 degrees from y" in line
+    assert "84 degrees from where it is taken to be" in line
     noise = np.random.default_rng(3).normal(size=(9, 64, 64))
     assert estimate.axis_doubt(noise) == [] == estimate.axis_doubt(beads(84.0)[:3])

@@ -68,9 +68,12 @@ def test_a_picture_shows_every_tilt_and_the_masked_pixels(series, tmp_path, caps
     page = np.asarray(Image.open(picture))
     red = (page[..., 0] > 200) & (page[..., 1] < 60)
     assert red.sum() == 1
-    # Row 8 from the bottom of the third tilt: the second row of a page of 2 x 3.
+    # Row 8 from the bottom of the third tilt, below the facts.
     (row,), (column,) = np.nonzero(red)
-    assert column % (60 + 4) == 12 and row % (40 + 14 + 4) == 39 - 8
+    from_below = page.shape[0] - row
+    assert column % (60 + 4) == 12 and from_below % (40 + 14 + 4) == 1 + 8 + 14 + 4
+    green = (page[..., 1] > 120) & (page[..., 0] < 20)
+    assert green[:220].any()  # the axis
     assert main(["inspect", str(series.stack), "--picture", str(picture)]) == 2
     assert "exists" in capsys.readouterr().err
 
@@ -93,3 +96,9 @@ def test_inspect_takes_what_concerns_the_input_of_reconstruct(series, capsys):
     assert "volume        7 x 7 x 5 (z, y, x), thickness as given" in out
     assert "images        3 of 14 x 10" in out
     assert "logarithm     off (chosen by caller)" in out
+    runs = ["--method", "mean", "--seed", "3", "--weighting", "robust", "--out", "x"]
+    assert main([*words, "0", *runs, "--format", "ome-zarr"]) == 0
+    out = capsys.readouterr().out
+    assert "method        mean: One call" in out and "robust, seed 3" in out
+    assert "x/grid_temdiff.ome.zarr" in out and "std" not in out.split("writes")[1]
+    assert main([*words, "0", "--method", "none"]) == 2

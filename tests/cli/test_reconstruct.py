@@ -7,7 +7,7 @@ import pytest
 
 from temdiff_jax import errors
 from temdiff_jax.cli.main import main
-from temdiff_jax.io import write
+from temdiff_jax.io import formats, write
 from temdiff_jax.io.formats import mrc
 
 OUTPUTS = ["grid.temdiff.json", "grid_report.png", "grid_std.mrc", "grid_temdiff.mrc"]
@@ -73,7 +73,12 @@ def test_passes_the_options_to_the_library(series, library, tmp_path):
 
 def test_says_what_it_doubts(series, library, tmp_path, capsys):
     tilt = {"tilt": 1, "angle_deg": -2.0, "factor": 0.25}
-    library.weighting = {"misalignment_px": 0.84, "unreliable": [tilt]}
+    library.weighting = {
+        "misalignment_px": 2.0,
+        "shift_px": 0.84,
+        "factors": [1.0, 0.25, 1.0, 1.0, 1.0],
+        "unreliable": [tilt],
+    }
     assert run(series, tmp_path / "r") == 0
     said = capsys.readouterr().out
     assert "warning: tilts are off by some 0.8 pixels" in said
@@ -83,7 +88,27 @@ def test_says_what_it_doubts(series, library, tmp_path, capsys):
     assert [f"warning: {line}" for line in record["warnings"]] == printed
     library.weighting = {"misalignment_px": 0.0, "unreliable": []}
     assert run(series, tmp_path / "s") == 0
-    assert "warning" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "warning" not in said
+    assert "logarithm off (by the images); dense matter is" in said
+
+
+def test_a_method_without_samples_writes_no_spread(series, library, tmp_path, capsys):
+    assert run(series, tmp_path / "r", "--method", "mean", "--format", "ome-zarr") == 0
+    written = ["grid.temdiff.json", "grid_report.png", "grid_temdiff.ome.zarr"]
+    assert names(tmp_path / "r") == written
+    volume = formats.read_image(tmp_path / "r" / "grid_temdiff.ome.zarr")
+    assert volume.data.shape == (6, 10, 14)
+    assert volume.voxel_size_angstrom == pytest.approx((20.0, 20.0, 20.0))
+    record = json.loads((tmp_path / "r" / "grid.temdiff.json").read_text())
+    assert list(record["sha256"]) == ["grid_temdiff.ome.zarr"]
+    again = ["--method", "mean", "--format", "ome-zarr"]
+    assert run(series, tmp_path / "r", *again) == 2
+    assert run(series, tmp_path / "r", *again, "--overwrite") == 0
+    assert run(series, tmp_path / "m", "--method", "mean") == 0
+    labels = mrc.read_mrc(tmp_path / "m" / "grid_temdiff.mrc").labels
+    assert not any("samples" in label for label in labels)
+    assert any(label.startswith("logarithm off, dense matter is") for label in labels)
 
 
 @pytest.mark.slow

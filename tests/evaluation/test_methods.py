@@ -59,9 +59,9 @@ def test_rows_of_a_sampler_hold_every_number_that_it_depends_on():
 def test_rows_of_the_one_call_estimate_do_not_depend_on_the_sampler():
     before = settings_of(Run(name="mean"))
     assert settings_of(Run(name="mean", samples=2, steps=99)) == before
-    assert before["mirrors"] and not {"steps", "samples", "eta"} & set(before)
-    plain = Run(name="a", method="mean", settings={"mirrors": False})
-    assert not settings_of(plain)["mirrors"]
+    assert not before["mirrors"] and not {"steps", "samples", "eta"} & set(before)
+    plain = Run(name="a", method="mean", settings={"mirrors": True})
+    assert settings_of(plain)["mirrors"]
 
 
 def test_rows_of_another_prior_or_weighting_are_of_another_method():
@@ -158,8 +158,8 @@ def test_costs_follow_the_settings():
         21,
         before + 3 * 7 * 5,
     )
-    assert cost("mean") == (8, before + 21)
-    assert cost("mean", settings={"mirrors": False})[0] == 1
+    assert cost("mean") == (1, before + 21)
+    assert cost("mean", settings={"mirrors": True})[0] == 8
     assert cost("dds") == (50, before + 50 * 6)
     assert cost("dps") == (1000, None)
 

@@ -76,10 +76,55 @@ def test_automatic_logarithm_needs_range_and_positive_values(integrals):
     narrow = np.linspace(-5, 5, 11)
     dark = np.exp(-integrals)
     assert prepare(dark, log="auto", angles=narrow)[1]["log"] == "off"
-    dark[0, 0, 0] = 0.0
+    dark[:, :2, 0] = 0.0  # more than a few dead pixels: no counts
     assert prepare(dark, log="auto")[1]["log"] == "off"
     one = dark[1:2]
     assert not intensity.looks_like_bright_field(one, np.array([0.0]))
+
+
+def test_a_dead_pixel_and_a_dark_view_change_no_decision(integrals):
+    integrals = np.repeat(np.repeat(integrals, 3, axis=1), 3, axis=2)
+    counts = 4000 * np.exp(-integrals)
+    clean = prepare(counts, log="auto", contrast="auto")[1]
+    counts[:, 5, 7] = 0.0
+    dead = prepare(counts, log="auto", contrast="auto")[1]
+    assert clean["log"] == dead["log"] == "on"
+    assert dead["dense_is"] == clean["dense_is"] == "bright"
+    assert dead["log_reference"] == pytest.approx(clean["log_reference"], rel=1e-3)
+    counts[-1] /= 50.0  # a nearly dark view at high tilt
+    dark = prepare(counts, log="auto", contrast="auto")[1]
+    assert dark["log"] == "on"
+    assert dark["log_reference"] == pytest.approx(clean["log_reference"], rel=0.25)
+
+
+def balls():
+    """Tilts [11, 40, 48] of balls in vacuum, and noise."""
+    y, x = np.indices((40, 48)) - np.array([19.5, 23.5])[:, None, None]
+    tilts = np.zeros((11, 40, 48))
+    for bx, by, bz in [(-9, -8, 4), (7, 9, -5), (2, -3, 6), (-4, 6, -2)]:
+        for image, angle in zip(tilts, np.deg2rad(ANGLES), strict=True):
+            u = bx * np.cos(angle) + bz * np.sin(angle)
+            image += 5 * np.exp(-((x - u) ** 2 + (y - by) ** 2) / 9)
+    noise = 0.05 * np.random.default_rng(0).normal(size=tilts.shape)
+    return (tilts + noise).astype(np.float32)
+
+
+@pytest.mark.parametrize("sense", [1, -1])
+@pytest.mark.parametrize("constant", [3.0, 30.0, -10.0])
+def test_a_constant_under_all_tilts_is_taken_off(constant, sense):
+    out, record = prepare(sense * balls() + np.float32(constant), contrast="auto")
+    assert record["constant"] == pytest.approx(constant, abs=0.1)
+    np.testing.assert_allclose(out, balls(), atol=0.1)
+    assert any("a constant of" in line for line in intensity.said(record))
+
+
+def test_no_constant_is_found_where_there_is_none(integrals):
+    assert prepare(balls())[1]["constant"] == 0.0
+    assert prepare(integrals)[1]["constant"] == 0.0
+    assert prepare(integrals + np.float32(2.0))[1]["constant"] == pytest.approx(2, 0.2)
+    narrow = np.linspace(-5, 5, 11)  # nothing tells a constant from a slab
+    assert prepare(balls() + 3, angles=narrow)[1]["constant"] == 0.0
+    assert len(intensity.said(prepare(balls())[1])) == 1
 
 
 def test_skewness_is_that_of_the_definition_and_zero_without_contrast():

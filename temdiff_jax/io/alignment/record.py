@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from temdiff_jax.io import binning, gate
+from temdiff_jax.io import gate
 from temdiff_jax.io.alignment import angles as tilt_angles
 
 _SAME_DEG = 1e-6
@@ -68,12 +68,19 @@ class Alignment:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def is_aligned(self) -> bool:
+        """Whether nothing is left to do: no shift, turn, magnification or x-tilt."""
+        fields = (self.shifts_px, self.rotations_deg, self.magnifications - 1)
+        still = not any(np.any(field) for field in fields)
+        return still and self.axis_offset_px == 0 and self.x_tilt_deg == 0
+
     def motion_fields(self) -> dict[str, Any]:
-        """Arguments of ``projector.motion.motion_from_degrees``."""
+        """Arguments of ``projector.motion.motion_from_degrees``, JSON-ready."""
         return {
-            "shifts_px": self.shifts_px,
-            "rotations_deg": self.rotations_deg,
-            "magnifications": self.magnifications,
+            "shifts_px": self.shifts_px.tolist(),
+            "rotations_deg": self.rotations_deg.tolist(),
+            "magnifications": self.magnifications.tolist(),
             "axis_offset_px": self.axis_offset_px,
             # Without an x-tilt the projector leaves a resampling out.
             "x_tilt_deg": self.x_tilt_deg if self.x_tilt_deg else None,
@@ -95,23 +102,18 @@ def positions(alignment: Alignment, points: ArrayLike) -> np.ndarray:
     return alignment.shifts_px[:, None] + in_plane(alignment, seen)
 
 
-def binned(
-    alignment: Alignment, factor: int, *, image_shape: Sequence[int]
-) -> Alignment:
+def binned(alignment: Alignment, factor: int) -> Alignment:
     """The alignment of images that `bin_stack` has made, and of a volume as coarse.
 
     Args:
       alignment: In pixels of the images before.
       factor: Pixels per block.
-      image_shape: (y, x) of the images before.
     """
-    height, width = (int(n) for n in image_shape)
     if isinstance(factor, bool) or int(factor) != factor or factor < 1:
         raise gate.bad_input("binning", "a whole number from 1", factor, "choose one")
-    gap = [binning.centre_shift_px(n, int(factor)) for n in (width, height)]
     return dataclasses.replace(
         alignment,
-        shifts_px=(alignment.shifts_px - gap) / factor,
+        shifts_px=alignment.shifts_px / factor,
         axis_offset_px=alignment.axis_offset_px / factor,
     )
 
@@ -141,23 +143,30 @@ def upright(alignment: Alignment, tilts: np.ndarray) -> tuple[Alignment, np.ndar
             f"shape {list(tilts.shape)}",
             "pass the images of this alignment",
         )
-    # The mean direction, as an angle of a vector: 179 and -179 degrees are close.
-    cos, sin = cos_sin(alignment.rotations_deg)
-    quarters = int(np.rint(np.rad2deg(np.arctan2(sin.mean(), cos.mean())) / 90))
-    turned = (alignment.rotations_deg - 90 * quarters + 180) % 360 - 180
-    if np.abs(turned).max() > 45:
+    turns = quarters(alignment)
+    if turns is None:
         raise gate.bad_input(
             "upright: rotations",
             "all within 45 degrees of one quarter",
             f"{alignment.rotations_deg.min():g} to {alignment.rotations_deg.max():g}",
             "resample the images (io.alignment.inplane.apply_inplane)",
         )
+    turned = (alignment.rotations_deg - 90 * turns + 180) % 360 - 180
     u, v = alignment.shifts_px.T
-    c, s = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters % 4]
+    c, s = ((1, 0), (0, 1), (-1, 0), (0, -1))[turns % 4]
     shifts = np.stack([c * u + s * v, c * v - s * u], axis=-1)
     moved = dataclasses.replace(alignment, shifts_px=shifts, rotations_deg=turned)
-    images = np.ascontiguousarray(np.rot90(tilts, quarters, axes=(1, 2)))
+    images = np.ascontiguousarray(np.rot90(tilts, turns, axes=(1, 2)))
     return moved, images
+
+
+def quarters(alignment: Alignment) -> int | None:
+    """Quarter turns nearest to all rotations; None where they lie about a diagonal."""
+    # The mean direction, as an angle of a vector: 179 and -179 degrees are close.
+    cos, sin = cos_sin(alignment.rotations_deg)
+    turns = int(np.rint(np.rad2deg(np.arctan2(sin.mean(), cos.mean())) / 90))
+    rest = (alignment.rotations_deg - 90 * turns + 180) % 360 - 180
+    return None if np.abs(rest).max() > 45 else turns
 
 
 def taken(alignment: Alignment, rows: ArrayLike) -> Alignment:

@@ -98,7 +98,7 @@ def project_moving(
     forward and reverse, by the same loops with differentiated weights.
     Adjoint: ``backproject_moving``, exact.
     """
-    tilted, source, length = _split(geometry, motion, border)
+    tilted, source, length = split(geometry, motion, border)
     if motion.chi_rad is not None:
         rows = _rows_of_x_tilt(volume, motion.chi_rad)
         volume = warp.resample_lines(volume, rows, axis=2, length=volume.shape[2])
@@ -123,7 +123,7 @@ def backproject_moving(
     Raises:
       ValueError: As for ``project_moving``.
     """
-    tilted, source, length = _split(geometry, motion, border)
+    tilted, source, length = split(geometry, motion, border)
     tilts = warp.warp_adjoint(tilts, source, num_u=tilted.num_u)
     if length is not None:
         tilts = tilts * length[:, None, None].astype(tilts.dtype)
@@ -184,8 +184,13 @@ def _check_motion(geometry, motion, border):
         )
 
 
-def _split(geometry, motion, border):
-    """The motion as a single-axis geometry, a map of the tilts, and path lengths."""
+def split(geometry, motion, border):
+    """The motion as a single-axis geometry, a map of the tilts, and path lengths.
+
+    Returns:
+      The geometry of aligned tilts, ``2 * border`` columns wider; the map from it to
+      the moved tilts (``warp``); factors ``[n_tilts]`` on the line integrals, or None.
+    """
     _check_motion(geometry, motion, border)
     angles = geometry.angles_rad + motion.tilt_rad
     source = warp.source_map(
@@ -196,7 +201,10 @@ def _split(geometry, motion, border):
     if motion.chi_rad is not None:
         angles, source, length = _undo_x_tilt(angles, source, motion.chi_rad)
     tilted = dataclasses.replace(
-        geometry, angles_rad=angles, num_u=geometry.num_u + 2 * border
+        geometry,
+        angles_rad=angles,
+        num_u=geometry.num_u + 2 * border,
+        motion=None,
     )
     return tilted, source, length
 

@@ -11,9 +11,13 @@ from temdiff_jax.series.weighting.derivatives import (
 from temdiff_jax.series.weighting.derivatives import scale_images as scale_images
 from temdiff_jax.series.weighting.masks import Masks as Masks
 from temdiff_jax.series.weighting.masks import find_masks as find_masks
+from temdiff_jax.series.weighting.masks import outside_mask as outside_mask
 from temdiff_jax.series.weighting.masks import repair as repair
 from temdiff_jax.series.weighting.misalignment import (
     estimate_misalignment as estimate_misalignment,
+)
+from temdiff_jax.series.weighting.misalignment import (
+    measured_shifts as measured_shifts,
 )
 from temdiff_jax.series.weighting.robust import chi2_per_tilt as chi2_per_tilt
 from temdiff_jax.series.weighting.robust import tilt_factors as tilt_factors

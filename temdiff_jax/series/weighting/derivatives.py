@@ -84,7 +84,8 @@ def derivative_images(
     Args:
       volume: Wide volume ``[z, x, y]``, units of the tilts per voxel; mean removed.
       geometry: Rays.
-      motion: Where the stage is assumed to be; ``None`` is where the geometry says.
+      motion: Where the stage is assumed to be; ``None`` is where the geometry says, its
+        motion included.
       background: Line integrals of the mean that was removed, broadcastable to the
         tilts: ``mean * ray_lengths``.  They do not move with the specimen, since the
         slab continues, but lengthen with the tilt and share its gain.
@@ -93,7 +94,10 @@ def derivative_images(
       J, ``[n_tilts, 7, u, y]``, fields of ``Spread`` in their order.
     """
     if motion is None:
+        motion = geometry.motion
+    if motion is None:
         motion = no_motion(geometry.num_tilts, dtype=geometry.angles_rad.dtype)
+    geometry = geometry.still()
     border = min(BORDER, geometry.margin)
     jacobian = linearize_motion(volume, geometry, motion, border=border)
     still = jax.tree.map(jnp.zeros_like, motion)

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.projector import seen_at
 
 # A value is fill if it repeats this often along the border of a tilt ...
 MIN_RUN = 8
@@ -54,7 +55,7 @@ class Masks(NamedTuple):
       fill: Constant borders, as rotation and shifting leave them, and their rim.
       hot: Single pixels far from their neighbours, too bright or too dark.
       saturated: Where the detector clipped.
-      outside: Rays that miss a part of the slab, ``[n_tilts, u, 1]``.
+      outside: Rays that miss a part of the slab, ``[n_tilts, u, 1]`` or per pixel.
     """
 
     fill: np.ndarray
@@ -170,26 +171,35 @@ def hot_mask(
         return np.zeros(values.shape, bool)
     values = _nearest(values, known)
     apart = values - ndimage.median_filter(values, 3, mode="mirror")
-    second = {
-        rank: ndimage.rank_filter(values, rank, footprint=NEIGHBOURS, mode="mirror")
-        for rank in (1, -2)
-    }
-    alone = np.maximum(values - second[-2], second[1] - values)
     scale = 1.4826 * np.median(np.abs(apart[~known]))
     # A tilt without noise has a scale near zero and would be hot wherever it bends.
     scale = max(scale, 1e-3 * float(np.std(values[~known])))
     scale = np.maximum(scale, 1.4826 * _around(np.abs(apart)))
-    far = (np.abs(apart) > threshold * scale) & (alone > 0.5 * threshold * scale)
-    return far & ~known & ~_spread(values, apart, scale)
+    far = (np.abs(apart) > threshold * scale) & ~known
+    # Only those few are compared with their neighbours, pixel by pixel.
+    at = np.argwhere(far)
+    around = np.pad(values, 2, mode="reflect" if min(values.shape) > 2 else "edge")
+    steps = np.arange(5)
+    boxes = around[at[:, :1, None] + steps[:, None], at[:, 1:, None] + steps]
+    beside = np.sort(boxes[:, 1:4, 1:4][:, NEIGHBOURS], axis=1)
+    own, noise, away = values[far], scale[far], apart[far]
+    alone = np.maximum(own - beside[:, -2], beside[:, 1] - own)
+    hot = (alone > 0.5 * threshold * noise) & ~_spread(boxes, away, noise)
+    far[tuple(at.T)] = hot
+    return far
 
 
-def _spread(values: np.ndarray, apart: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Where a pixel that stands out lifts its four neighbours with it, as a bead does.
+def _spread(boxes: np.ndarray, apart: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Which pixels that stand out lift their four neighbours with them, as beads do.
 
-    They are compared with the ring around them, two pixels away.
+    These are compared with the ring around them, two pixels away.
+
+    Args:
+      boxes: 5 x 5 pixels around each, ``[k, 5, 5]``.
+      apart, scale: Of each, ``[k]``.
     """
-    near = ndimage.convolve(values, NEAREST / 4.0, mode="mirror")
-    ring = ndimage.median_filter(values, footprint=RING, mode="mirror")
+    near = boxes[:, 1:4, 1:4][:, NEAREST].mean(axis=1)
+    ring = np.sort(boxes[:, RING], axis=1)[:, RING.sum() // 2]
     lifted = (near - ring) * np.sign(apart)
     # The mean of four is half as uncertain as one.
     chance = SPREAD_THRESHOLD * 0.5 * scale
@@ -198,12 +208,17 @@ def _spread(values: np.ndarray, apart: np.ndarray, scale: np.ndarray) -> np.ndar
 
 def _around(values: np.ndarray) -> np.ndarray:
     """The largest median of the tiles at and beside each pixel ``[u, y]``."""
-    parts = [
-        np.array_split(np.arange(n), max(1, round(n / TILE))) for n in values.shape
-    ]
-    medians = np.array(
-        [[np.median(values[np.ix_(u, y)]) for y in parts[1]] for u in parts[0]]
-    )
+    count = [max(1, round(n / TILE)) for n in values.shape]
+    size = [n // c for n, c in zip(values.shape, count)]
+    parts = [np.array_split(np.arange(n), c) for n, c in zip(values.shape, count)]
+    if [n * c for n, c in zip(size, count)] == list(values.shape):
+        tiles = values.reshape(count[0], size[0], count[1], size[1])
+        tiles = tiles.swapaxes(1, 2).reshape(*count, -1)
+        medians = np.median(tiles, axis=2)
+    else:
+        medians = np.array(
+            [[np.median(values[np.ix_(u, y)]) for y in parts[1]] for u in parts[0]]
+        )
     medians = ndimage.maximum_filter(medians, 3, mode="nearest")
     rows, columns = (np.repeat(np.arange(len(p)), [len(i) for i in p]) for p in parts)
     return medians[np.ix_(rows, columns)]
@@ -237,15 +252,29 @@ def _is_floor(image: np.ndarray, region: np.ndarray) -> bool:
 def outside_mask(geometry: TiltGeometry, *, min_share: float = MIN_SHARE) -> np.ndarray:
     """Rays ``[n_tilts, u, 1]`` that leave the modelled volume before the slab ends.
 
+    ``[n_tilts, u, y]`` where the tilts have a motion: what looks beside the field of
+    view is outside, too.
+
     A slab is thought to continue sideways.  The path of a ray between its faces is
     ``thickness / cos(theta)`` long; what lies beyond the modelled columns adds to the
     data but is not in the volume.  Meant for slabs: a specimen that ends inside the
     volume has no such rays.
     """
-    angles = np.asarray(geometry.angles_rad, np.float64)[:, None]
+    angles = np.asarray(geometry.angles_rad, np.float64)[:, None, None]
+    u = (np.arange(geometry.num_u) - (geometry.num_u - 1) / 2)[:, None]
+    if geometry.motion is None:
+        return _share_inside(u, angles, geometry) < min_share
+    columns, _, inside = seen_at(geometry)
+    angles = angles + np.asarray(geometry.motion.tilt_rad)[:, None, None]
+    return ~inside | (_share_inside(columns, angles, geometry) < min_share)
+
+
+def _share_inside(
+    u: np.ndarray, angles: np.ndarray, geometry: TiltGeometry
+) -> np.ndarray:
+    """Share of its path through the slab that a ray has in the modelled columns."""
     nz, nx, _ = geometry.volume_shape
     cos, sin = np.cos(angles), np.sin(angles)
-    u = np.arange(geometry.num_u) - (geometry.num_u - 1) / 2
     # Where the ray crosses the depth z it lies at x = (u - z sin) / cos.
     steep = np.abs(cos) < 1e-6
     safe = np.where(steep, 1.0, cos)
@@ -258,8 +287,7 @@ def outside_mask(geometry: TiltGeometry, *, min_share: float = MIN_SHARE) -> np.
     share = np.where(
         upright, np.abs(low) <= 0.5 * nx, inside / np.where(upright, 1, span)
     )
-    share = np.where(steep, 0.0, share)
-    return (share < min_share)[:, :, None]
+    return np.where(steep, 0.0, share)
 
 
 def repair(tilts: ArrayLike, keep: ArrayLike) -> np.ndarray:

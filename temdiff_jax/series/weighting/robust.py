@@ -41,22 +41,33 @@ def tilt_factors(chi2: jax.Array, expected: jax.Array | float = 1.0) -> jax.Arra
 
 
 def unreliable(
-    factors: ArrayLike, angles_deg: ArrayLike, *, below: float = SUSPECT
+    factors: ArrayLike,
+    angles_deg: ArrayLike,
+    chi2: ArrayLike | None = None,
+    *,
+    below: float = SUSPECT,
 ) -> list[dict[str, float]]:
-    """Every tilt whose factor lies below ``below``, worst first, JSON-ready.
+    """Every tilt that disagrees with the rest, worst first, JSON-ready.
+
+    Its factor lies below ``below``, and the estimate that hardly heeds it does not show
+    it: the outermost tilts often get a small factor and are shown well all the same.
 
     Args:
       factors: ``[n_tilts]``.
       angles_deg: ``[n_tilts]`` degrees.
+      chi2: ``[n_tilts]`` of the last estimate under the precision without factors.
 
     Returns:
       Records of ``tilt`` (index), ``angle_deg`` and ``factor``.
     """
     each = np.asarray(factors, np.float64)
     angles = np.asarray(angles_deg, np.float64)
+    shown = np.zeros(each.shape, bool)
+    if chi2 is not None:
+        shown = np.asarray(chi2) < 1.0 / below
     order = np.argsort(each, kind="stable")
     return [
         {"tilt": int(k), "angle_deg": float(angles[k]), "factor": float(each[k])}
         for k in order
-        if each[k] < below
+        if each[k] < below and not shown[k]
     ]

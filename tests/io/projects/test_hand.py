@@ -6,10 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from temdiff_jax import baselines, io
+from temdiff_jax import baselines, io, reconstruct
 from temdiff_jax.cli.main import main
+from temdiff_jax.cli.reconstruct import binned
 from temdiff_jax.io import write
 from temdiff_jax.io.alignment import aln, imod, relion, warp
+from temdiff_jax.io.alignment.record import Alignment, positions
 from temdiff_jax.io.formats import mrc
 from tests.io.formulas import (
     aretomo_pixels,
@@ -19,6 +21,7 @@ from tests.io.formulas import (
     warp_pixels,
 )
 
+slow = pytest.mark.slow
 ANGLES = np.arange(-35.0, 66.0, 5.0)
 COUNT = len(ANGLES)
 RAW = (40, 52)  # y, x
@@ -77,11 +80,20 @@ def stack_file(path, images):
     return path
 
 
-def imod_folder(folder, psi):
-    """Raw stack, .xf, .tlt, tilt.com with OFFSET and SHIFT, and an .edf."""
+def imod_folder(folder, psi, chi=0.0):
+    """Raw stack, .xf, .tlt, tilt.com with OFFSET and SHIFT, and an .edf.
+
+    An x-tilt chi is written half as XAXISTILT and half as .xtilt.
+    """
     matrices = np.repeat(turn("z", -psi)[None, :2, :2], COUNT, axis=0) * 1.02
     record = imod.ImodAlignment(
-        matrices, SHIFTS, ANGLES - 1.5, offset_deg=1.5, shift_px=(2.0, -3.0)
+        matrices,
+        SHIFTS,
+        ANGLES - 1.5,
+        x_axis_tilt_deg=-chi / 2,
+        x_tilts_deg=np.full(COUNT, chi / 2),
+        offset_deg=1.5,
+        shift_px=(2.0, -3.0),
     )
     shape = volume_shape(psi)
     at = imod_pixels(record, shape, RAW, points(psi), shape[1:])
@@ -94,8 +106,11 @@ def imod_folder(folder, psi):
     (folder / "tilt.com").write_text(
         "# Command file\n$setenv IMOD_OUTPUT_FORMAT MRC\n$tilt -StandardInput\n"
         f"InputProjections TS_01.ali\nTHICKNESS {DEPTH}\nOFFSET 1.5 0.0\n"
+        f"XAXISTILT {-chi / 2}\n"
         "SHIFT 2.0 -3.0\nRADIAL 0.35 0.035\n$if (-e ./savework) ./savework\n"
     )
+    if chi:
+        (folder / "TS_01.xtilt").write_text(f"{chi / 2}\n" * COUNT)
     return folder
 
 
@@ -186,7 +201,7 @@ def mirrored(volume):
 @pytest.mark.parametrize("package", list(PROJECTS))
 def test_beads_come_back_where_the_package_has_them(tmp_path, package, psi):
     folder = PROJECTS[package](tmp_path, psi)
-    series = io.load_tilt_series(folder)
+    series = io.load_tilt_series(folder, resample=True)
     assert series.tilts.shape[1:] == volume_shape(psi)[1:]
     volume = baselines.fbp(series.tilts, series.angles_deg, thickness=DEPTH)
     right = correlation(volume, truth(psi))
@@ -207,7 +222,7 @@ def test_the_projector_takes_the_same_alignment(tmp_path):
     for package, make in PROJECTS.items():
         folder = tmp_path / package
         folder.mkdir()
-        series = io.load_tilt_series(make(folder, TURNED), resample=False)
+        series = io.load_tilt_series(make(folder, TURNED))
         _, height, width = series.tilts.shape
         assert (height, width) == volume_shape(TURNED)[1:]
         geometry = TiltGeometry.from_degrees(
@@ -220,6 +235,89 @@ def test_the_projector_takes_the_same_alignment(tmp_path):
         seen = project_moving(geometry.pad_lateral(core), geometry, motion)
         seen = np.swapaxes(np.asarray(seen), 1, 2)
         assert correlation(seen, series.tilts) > 0.975, package
+
+
+def found_again(volume, psi):
+    """The correlation with the beads, and by how much it leads all that is wrong."""
+    right = correlation(volume, truth(psi))
+    shifted = [np.roll(truth(psi), step, axis) for step in (-1, 1) for axis in range(3)]
+    wrong = [*mirrored(truth(psi)), *shifted]
+    return right, right - max(correlation(volume, other) for other in wrong)
+
+
+@pytest.mark.parametrize(
+    ("package", "psi"),
+    [
+        pytest.param(p, psi, marks=[] if (p, psi) == ("imod", TURNED) else slow)
+        for p in PROJECTS
+        for psi in (TURNED, UPRIGHT)
+    ],
+)
+def test_a_reconstruction_takes_the_images_as_they_were_recorded(
+    tmp_path, package, psi
+):
+    """One interpolation, in the projector: the same beads, better than by two."""
+    folder = PROJECTS[package](tmp_path, psi)
+    series = io.load_tilt_series(folder)
+    assert series.alignment is not None
+    result = reconstruct(
+        series, thickness=DEPTH, method="tikhonov", weighting="robust", log="off"
+    )
+    right, ahead = found_again(result.mean, psi)
+    assert right > 0.86 and ahead > 0.03, (right, ahead)
+    assert np.median(result.chi2) < 1.5
+    assert result.provenance["alignment"].startswith("the projector")
+
+
+@pytest.mark.parametrize("chi", [-8.0, pytest.param(8.0, marks=slow)])
+def test_an_x_tilt_is_part_of_the_projector(tmp_path, chi):
+    series = io.load_tilt_series(imod_folder(tmp_path, TURNED, chi))
+    assert series.alignment.x_tilt_deg == chi
+    result = reconstruct(
+        series, thickness=DEPTH, method="tikhonov", weighting="robust", log="off"
+    )
+    right, ahead = found_again(result.mean, TURNED)
+    assert right > 0.86 and ahead > 0.03, (right, ahead)
+    classical = reconstruct(
+        series, thickness=DEPTH, method="fbp", weighting="off", log="off"
+    )
+    assert "resampling" in classical.provenance["alignment"]
+    right, ahead = found_again(classical.mean, TURNED)
+    assert right > 0.7 and ahead > 0.0, (right, ahead)
+
+
+@pytest.mark.parametrize("raw", [(41, 53), (40, 53), (41, 52)])
+@pytest.mark.parametrize("psi", [84.0, -90.0, -4.0])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_an_mdoc_turns_odd_images_about_their_middle(tmp_path, raw, psi, factor):
+    """One bead: where the series says it is, there it is, whatever the extents."""
+    angles = np.array([-30.0, 0.0, 20.0])
+    bead = np.array([4.0, -6.0, 3.0])  # x, y, z from the centre
+    y, x = np.indices(raw) - (np.array(raw)[:, None, None] - 1) / 2
+    images = []
+    for theta in np.deg2rad(angles):
+        u = bead[0] * np.cos(theta) + bead[2] * np.sin(theta)
+        c, s = np.cos(np.deg2rad(psi)), np.sin(np.deg2rad(psi))
+        at = c * u - s * bead[1], s * u + c * bead[1]
+        images.append(np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 18))
+    stack_file(tmp_path / "TS.mrc", np.array(images, np.float32))
+    text = f"PixelSpacing = {PIXEL}\nImageFile = TS.mrc\n"
+    text += f"\n[T =     Tilt axis angle = {psi}, binning = 1]\n"
+    for view, angle in enumerate(angles):
+        text += f"\n[ZValue = {view}]\nTiltAngle = {angle}\n"
+    (tmp_path / "TS.mrc.mdoc").write_text(text)
+    series = binned(io.load_tilt_series(tmp_path / "TS.mrc.mdoc"), factor)
+    lying = series.alignment
+    if lying is None:  # a quarter turn and nothing else
+        assert psi == -90.0
+        lying = Alignment(angles, np.zeros((3, 2)), np.zeros(3), np.ones(3))
+    where = positions(lying, bead[None] / factor)[:, 0]
+    for image, (u, v) in zip(series.tilts, where, strict=True):
+        row, column = np.indices(image.shape)
+        weight = image - image.min()
+        centre = np.array([(column * weight).sum(), (row * weight).sum()])
+        centre = centre / weight.sum() - (np.array(image.shape[::-1]) - 1) / 2
+        np.testing.assert_allclose(centre, [u, v], atol=0.03)
 
 
 def test_what_was_taken_is_said_with_file_and_line(tmp_path, capsys):

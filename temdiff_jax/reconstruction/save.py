@@ -1,0 +1,196 @@
+"""The files of a finished run, the same from the command and from Python."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from temdiff_jax import baselines
+from temdiff_jax.io import axis, images, write
+from temdiff_jax.io.formats import ome_zarr
+from temdiff_jax.reconstruction import notes
+
+if TYPE_CHECKING:
+    from temdiff_jax.reconstruction.api import Result
+
+RECORD_FORMAT = "temdiff-run-1"
+# Endings of volumes by the name of their format.
+VOLUMES = {"mrc": ".mrc", "ome-zarr": ".ome.zarr"}
+CAVEAT = "data consistency cannot validate content the tilts do not measure"
+
+
+def labels(result: Result, digest: str) -> list[str]:
+    """What tells a lost file's origin, a line of at most 80 characters each.
+
+    Args:
+      result: Of the run.
+      digest: SHA-256 of the input.
+    """
+    made = result.provenance
+    prior = made["prior"]["name"] if made["prior"] else "none"
+    drawn = [f"{made['num_samples']} samples of {made['num_steps']} steps"]
+    grey, angles = made["intensity"], made["angles_deg"]
+    return [
+        f"prior {prior}, seed {made['key'][-1]}, method {made['method']}",
+        *(drawn if made["draws"] else []),
+        f"logarithm {grey['log']}, dense matter is {grey['dense_is']}",
+        f"run {made.get('run', 'of several')}, input sha256 {digest[:16]}",
+        f"{len(angles)} tilts from {min(angles):g} to {max(angles):g} degrees",
+    ]
+
+
+def write_volumes(
+    result: Result,
+    paths: Sequence[pathlib.Path],
+    origin: Sequence[str],
+    *,
+    tilt_axis: str = "y",
+    overwrite: bool = False,
+) -> None:
+    """Writes the mean and, if there is a second path, the standard deviation.
+
+    Args:
+      result: Of the run.
+      paths: Ending in one of `VOLUMES`.
+      origin: Of `labels`.
+      tilt_axis: In whose axes they are written, see `io.axis`.
+      overwrite: Replace what is there.
+    """
+    kinds = (
+        (result.mean, f"mean, method {result.provenance['method']}"),
+        (result.std, "standard deviation of the samples, uncalibrated"),
+    )
+    size = result.provenance["voxel_size_angstrom"]
+    for path, (volume, kind) in zip(paths, kinds):
+        turned = axis.volume_to_file(np.asarray(volume), tilt_axis)
+        if path.suffix == ".zarr":
+            ome_zarr.write_ome_zarr(path, turned, size, overwrite=overwrite)
+            continue
+        said = [f"temdiff_jax {version()}: {kind}", *origin]
+        write.write_mrc(path, turned, size, labels=said, overwrite=overwrite)
+
+
+def write_page(
+    result: Result,
+    path: pathlib.Path,
+    title: str,
+    footer: Sequence[str],
+    *,
+    tilt_axis: str = "y",
+    reference: np.ndarray | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Draws the page; its data are what the reconstruction was compared with.
+
+    Everything is drawn in the axes in which the volumes are written.
+    """
+    from temdiff_jax import report
+
+    # The residual is projected minus measured, so this is the measured series after
+    # whatever linearisation the library chose.
+    measured = np.asarray(result.reprojection) - np.asarray(result.residual)
+    angles = np.asarray(result.provenance["angles_deg"])
+    fbp = baselines.fbp(
+        images.aligned(measured, result.alignment),
+        angles,
+        thickness=int(result.mean.shape[0]),
+    )
+    volumes = {"fbp": fbp, "tikhonov": result.tikhonov, "mean": result.mean}
+    if result.provenance["draws"]:
+        volumes["std"] = result.std
+
+    def in_file(array: Any) -> np.ndarray:
+        return axis.volume_to_file(np.asarray(array), tilt_axis)
+
+    page = report.Page(
+        volumes={name: in_file(volume) for name, volume in volumes.items()},
+        tilts=in_file(measured),
+        reprojection=in_file(result.reprojection),
+        residual=in_file(result.residual),
+        angles_deg=angles,
+        chi2=np.asarray(result.chi2),
+        title=title,
+        voxel_size_angstrom=result.provenance["voxel_size_angstrom"],
+        reference=None if reference is None else in_file(reference),
+        footer=[*footer, CAVEAT],
+    )
+    report.write_page(path, page, overwrite=overwrite)
+
+
+def record(result: Result, doubts: Sequence[str] = ()) -> dict[str, Any]:
+    """What is known of a run, ready for JSON.
+
+    Args:
+      result: Of the run.
+      doubts: Further warnings, of the files.
+    """
+    made = result.provenance
+    return {
+        "format": RECORD_FORMAT,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "convention": made["convention"],
+        "voxel_size_angstrom": made["voxel_size_angstrom"],
+        "volume_shape": list(result.mean.shape),
+        "angles_deg": made["angles_deg"],
+        "chi2": np.asarray(result.chi2),
+        "weights": np.asarray(result.weights),
+        "run": made.get("run"),
+        "library": dict(made),
+        "warnings": [*doubts, *notes.warnings(made)],
+    }
+
+
+def save(
+    result: Result,
+    folder: str | pathlib.Path,
+    name: str,
+    *,
+    volume_format: str = "mrc",
+    tilt_axis: str = "y",
+    overwrite: bool = False,
+) -> list[pathlib.Path]:
+    """Writes what `temdiff reconstruct` writes; see ``Result.save``."""
+    folder, ending = pathlib.Path(folder), VOLUMES[volume_format]
+    folder.mkdir(parents=True, exist_ok=True)
+    volumes = [folder / f"{name}_temdiff{ending}"]
+    if result.provenance["draws"]:
+        volumes.append(folder / f"{name}_std{ending}")
+    page, said = folder / f"{name}_report.png", folder / f"{name}.temdiff.json"
+    origin = labels(result, result.provenance["input_sha256"])
+    warned = [*result.provenance["warnings"], *notes.warnings(result.provenance)]
+    footer = [
+        f"temdiff_jax {version()}; " + "; ".join(origin),
+        *notes.decisions(result.provenance),
+        *(f"{notes.WARNING}{line}" for line in warned),
+    ]
+    write_volumes(result, volumes, origin, tilt_axis=tilt_axis, overwrite=overwrite)
+    write_page(result, page, name, footer, tilt_axis=tilt_axis, overwrite=overwrite)
+    content = record(result, result.provenance["warnings"])
+    content["sha256"] = {path.name: sha256(path) for path in volumes}
+    write.write_json(said, content, overwrite=overwrite)
+    return [*volumes, page, said]
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Of a file's bytes, or of those of all files of a store; 64 hex digits."""
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for inside in sorted(p for p in path.rglob("*") if p.is_file()):
+            whole.update(bytes.fromhex(sha256(inside)))
+        return whole.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def version() -> str:
+    """Version of temdiff_jax, "unknown" where it is not installed."""
+    try:
+        return metadata.version("temdiff_jax")
+    except metadata.PackageNotFoundError:
+        return "unknown"
