@@ -14,30 +14,12 @@ differences from the paper's network.
 
 import dataclasses
 
-from configs import wide_prior
-from temdiff_jax.model import NetworkConfig
-from temdiff_jax.training.config import OptimConfig, TrainConfig
+from configs import dolce
+from temdiff_jax.training.config import TrainConfig
 
 
 def get_config() -> TrainConfig:
-    """The resolved run."""
-    return TrainConfig(
-        name="diffusion_mbir",
-        network=NetworkConfig(
-            channels=(64, 128, 256),
-            blocks=(1, 2, 2),
-            patch=4,
-            planar=True,
-            conditional=False,
-            target="volume",
-        ),
-        # Four neighbouring slices of each of many blocks.
-        data=dataclasses.replace(wide_prior.get_config().data, crop=(0, 48, 4)),
-        optim=OptimConfig(
-            batch=16,
-            mean_fraction=0.0,
-            drop_condition=0.0,
-            num_steps=7800,
-            decay_steps=3000,
-        ),
-    )
+    """The resolved run: that of DOLCE without what is known of the tilts."""
+    run = dolce.get_config()
+    network = dataclasses.replace(run.network, conditional=False)
+    return dataclasses.replace(run, name="diffusion_mbir", network=network)

@@ -17,36 +17,23 @@ Time: 1.18 TFLOP forward a crop, three times that with the backward pass, 8 crop
 
 import dataclasses
 
-from configs import default_prior
-from temdiff_jax.model import NetworkConfig
-from temdiff_jax.training.config import (
-    MeshConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from configs import gpu_24gb
+from temdiff_jax.training.config import MeshConfig, OptimConfig, TrainConfig
 
 
 def get_config() -> TrainConfig:
-    """The resolved run."""
-    return TrainConfig(
+    """The resolved run: larger crops and network than gpu_24gb, eight devices."""
+    run = gpu_24gb.get_config()
+    return dataclasses.replace(
+        run,
         name="gpu_8xh100",
-        network=NetworkConfig(
-            channels=(128, 256, 512),
-            blocks=(2, 3, 3),
-            patch=2,
-            norm="rms",
-            filters=4,
-            features=5,
+        network=dataclasses.replace(
+            run.network, channels=(128, 256, 512), blocks=(2, 3, 3)
         ),
         data=dataclasses.replace(
-            default_prior.get_config().data,
-            crop=(0, 96, 96),
-            block_width=144,
-            block_height=128,
-            pool=0,
+            run.data, crop=(0, 96, 96), block_width=144, block_height=128
         ),
         optim=OptimConfig(batch=64, num_steps=100_000, decay_steps=30_000),
         mesh=MeshConfig(batch=8),
-        checkpoint_every=1000,
         validate_every=2000,
     )

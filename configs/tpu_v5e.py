@@ -20,36 +20,18 @@ Time: 0.48 TFLOP forward a crop, three times that with the backward pass, 2 crop
 
 import dataclasses
 
-from configs import default_prior
-from temdiff_jax.model import NetworkConfig
-from temdiff_jax.training.config import (
-    MeshConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from configs import gpu_24gb
+from temdiff_jax.training.config import MeshConfig, OptimConfig, TrainConfig
 
 
 def get_config() -> TrainConfig:
-    """The resolved run."""
-    return TrainConfig(
+    """The resolved run: crops of gpu_24gb, a wider network, sixteen chips."""
+    run = gpu_24gb.get_config()
+    return dataclasses.replace(
+        run,
         name="tpu_v5e",
-        network=NetworkConfig(
-            channels=(128, 256, 512),
-            blocks=(2, 2, 3),
-            patch=2,
-            norm="rms",
-            filters=4,
-            features=5,
-        ),
-        data=dataclasses.replace(
-            default_prior.get_config().data,
-            crop=(0, 64, 64),
-            block_width=96,
-            block_height=80,
-            pool=0,
-        ),
+        network=dataclasses.replace(run.network, channels=(128, 256, 512)),
         optim=OptimConfig(batch=32, num_steps=100_000, decay_steps=30_000),
         mesh=MeshConfig(batch=16, fsdp=True),
-        checkpoint_every=1000,
         validate_every=2000,
     )

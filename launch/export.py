@@ -35,6 +35,7 @@ from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 from temdiff_jax.model import NetworkConfig, make_network
 from temdiff_jax.priors import save_prior
+from temdiff_jax.priors.card import unknown_field, without_past
 from temdiff_jax.training import averages
 from temdiff_jax.training.checkpoint import Checkpoints
 from temdiff_jax.training.config import OptimConfig
@@ -62,6 +63,7 @@ def define_flags() -> None:
 
 
 def _tuples(values: dict) -> dict:
+    """Lists, as JSON has them, as tuples, as configurations have them."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
@@ -105,8 +107,15 @@ def export(
     step = steps[-1] if step is None else step
     meta = checkpoints.meta(step)
     config = meta["config"]
+    described = _tuples(without_past(config["network"]))
+    problem = unknown_field(described)
+    if problem:
+        raise InputError(
+            f"--workdir: expected {problem}, in the configuration of checkpoint {step} "
+            f"of {folder}; export it with the release of temdiff_jax that trained it"
+        )
     # How it was computed in training is not how it must be computed later.
-    shape = NetworkConfig(**_tuples(config["network"])).architecture
+    shape = NetworkConfig(**described).architecture
     network = make_network(shape)
     optim = OptimConfig(**_tuples(config["optim"]))
     fresh = functools.partial(init_state, network=network, config=optim)

@@ -195,9 +195,3 @@ def _columns_outside(
             f"got {lateral_margin!r}; pass a whole number of columns"
         )
     return int(lateral_margin)
-
-
-def coverage_fraction(angles_deg: npt.ArrayLike) -> float:
-    """Fraction of Fourier orientations inside the range, 0 to 1."""
-    angles = np.asarray(angles_deg, np.float64)
-    return float((angles.max() - angles.min()) / 180.0)

@@ -2,8 +2,8 @@
 
 Files and public functions use volumes ``[z, y, x]`` and tilts
 ``[n_tilts, y, x]``; inside the core the tilt-axis index y is contiguous:
-volumes ``[z, x, y]``, tilts ``[n_tilts, u, y]``.  Each function runs once at
-the door, never inside a loop.
+volumes ``[z, x, y]``, tilts ``[n_tilts, u, y]``.  Each function runs once on
+the way in or out, never inside a loop.
 """
 
 from __future__ import annotations

@@ -83,11 +83,6 @@ def test_geometry_is_a_tree_with_the_angles_as_its_only_leaf():
     np.testing.assert_array_equal(again.angles_rad, 2 * geometry.angles_rad)
 
 
-def test_coverage_fraction():
-    assert geometry_lib.coverage_fraction([-90, 0, 90]) == 1.0
-    assert geometry_lib.coverage_fraction([-10, 35]) == pytest.approx(0.25)
-
-
 @pytest.mark.parametrize(
     ("angles", "what"),
     [

@@ -40,6 +40,7 @@ from temdiff_jax import geometry as geometry_lib
 from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation import metrics, protocol
 from temdiff_jax.io import formats
+from temdiff_jax.io import write as files
 
 Point = tuple[float, ...]
 
@@ -293,11 +294,8 @@ def begin_report(files: Sequence[str]) -> dict[str, Any]:
 
 def write(report: dict[str, Any]) -> None:
     """Replaces the output by the report so far."""
-    target = pathlib.Path(_OUT.value)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    partial.replace(target)
+    pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(_OUT.value, report, overwrite=True, indent=None)
 
 
 def run() -> None:

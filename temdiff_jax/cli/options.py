@@ -189,18 +189,6 @@ def check_depth(
     )
 
 
-def parse_names(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
-    """Reads a comma-separated list of known names, without repeats.
-
-    Raises:
-      InputError: If a name is not among `known`.
-    """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        check_choice(option, name, known)
-    return names
-
-
 def check_positive(option: str, value: float) -> None:
     """Refuses a length that is none."""
     if not (math.isfinite(value) and value > 0):

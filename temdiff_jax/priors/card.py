@@ -15,7 +15,7 @@ from temdiff_jax.io import gate
 from temdiff_jax.model import KINDS, NORMS, NUM_FEATURES, NetworkConfig
 
 FORMAT_VERSION = 1
-# Scalars that the first priors were told.
+# Scalars that the first priors were given.
 FEWEST_FEATURES = 4
 MAX_CARD_BYTES = 2**20
 _MAX_LEVELS = 8
@@ -80,8 +80,7 @@ def read_card(path: Path) -> dict[str, Any]:
             "fetch the file again",
         )
     if isinstance(card["network"], dict):
-        kept = card["network"].items()
-        card["network"] = {k: v for k, v in kept if k not in _PAST or v != _PAST[k]}
+        card["network"] = without_past(card["network"])
     for name, check in _CHECKS.items():
         if name in card:
             problem = check(card[name])
@@ -102,6 +101,25 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
+def without_past(network: dict[str, Any]) -> dict[str, Any]:
+    """A network's description without fields of earlier releases that it did not use.
+
+    A field that it did use stays; `unknown_field` then names it.
+    """
+    return {k: v for k, v in network.items() if k not in _PAST or v != _PAST[k]}
+
+
+def unknown_field(network: dict[str, Any]) -> str:
+    """What is wrong with the names of a network's fields, "" if nothing is."""
+    known = {field.name for field in dataclasses.fields(NetworkConfig)}
+    for name in network:
+        if name in _PAST:
+            return f"no {name}, which releases up to 0.1.0 read"
+        if name not in known:
+            return f"only the fields of a network, not {name[:40]!r}"
+    return ""
+
+
 def _no_constant(word: str) -> None:
     raise ValueError(f"{word} is no JSON")
 
@@ -115,11 +133,10 @@ def _network(values: Any) -> str:
     if not isinstance(values, dict):
         return "an object"
     defaults = {f.name: f.default for f in dataclasses.fields(NetworkConfig)}
+    problem = unknown_field(values)
+    if problem:
+        return problem
     for name, value in values.items():
-        if name in _PAST:
-            return f"no {name}, which releases up to 0.1.0 read"
-        if name not in defaults:
-            return f"only the fields of a network, not {name[:40]!r}"
         if name in _WORDS:
             good = value in _WORDS[name] if isinstance(value, str) else False
             if not good:

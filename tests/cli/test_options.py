@@ -26,13 +26,6 @@ def test_parse_range_refuses(text):
         options.parse_range(text)
 
 
-def test_parse_names_keeps_order_and_drops_repeats():
-    known = ("fbp", "sirt", "tv")
-    assert options.parse_names("--methods", "tv, fbp,tv", known) == ("tv", "fbp")
-    with pytest.raises(InputError, match="--methods: expected one of fbp, sirt, tv"):
-        options.parse_names("--methods", "fbp,", known)
-
-
 def test_effort_is_smaller_on_a_cpu_and_yields_to_the_user():
     assert options.effort(None, None, on_cpu=True)[:2] == (4, 8)
     assert options.effort(None, None, on_cpu=False)[:2] == (16, 8)

@@ -22,9 +22,6 @@ from temdiff_jax.reconstruction.denoiser import frame_of
 from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.series import inputs
 
-# Each of these compiles for seconds.
-pytestmark = pytest.mark.slow
-
 ANGLES = np.linspace(-20.0, 20.0, 5)
 SHAPE = (8, 6, 16)  # z, y, x
 SCALE = inputs.ResidualScale(jnp.float32(-0.3), jnp.zeros(NUM_FEATURES))
@@ -92,6 +89,7 @@ def run(name, tilts, seed=0, *, row=None, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_published_sampler_runs_on_a_series_of_tilts(name, tilts):
     found = run(name, tilts)
@@ -101,6 +99,7 @@ def test_every_published_sampler_runs_on_a_series_of_tilts(name, tilts):
     assert found.provenance["method"] == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dolce", "dds", "dds-3d"])
 def test_a_sampler_reconstructs_in_the_units_of_the_tilts(name, tilts):
     volume = run(name, tilts).mean
@@ -112,6 +111,7 @@ def test_a_sampler_reconstructs_in_the_units_of_the_tilts(name, tilts):
     assert inside > volume.mean() + 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dps", "ddnm", "daps"])
 def test_published_samplers_take_coherent_errors(name, tilts):
     found = run(name, tilts, weighting="low-rank")
@@ -119,6 +119,7 @@ def test_published_samplers_take_coherent_errors(name, tilts):
     assert np.max(np.abs(found.mean - run(name, tilts).mean)) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["diffusion-mbir", "dds", "dds-tuned", "dds-3d"])
 @pytest.mark.parametrize("changes", [{}, {"num_iters": 2}])
 def test_pairs_are_those_that_a_run_takes(name, changes):
@@ -154,6 +155,7 @@ def test_pairs_are_those_that_a_run_takes(name, changes):
     assert few - few_pairs == norms
 
 
+@pytest.mark.slow
 def test_the_estimate_is_the_mean_of_the_samples_and_numbers_compile_nothing(tilts):
     """Sample i does not depend on how many follow."""
     one, two = (run("dolce", tilts, num_samples=n) for n in (1, 2))
@@ -166,6 +168,7 @@ def test_the_estimate_is_the_mean_of_the_samples_and_numbers_compile_nothing(til
     assert chunked._chunk._cache_size() == compiled
 
 
+@pytest.mark.slow
 def test_volume_frame_is_empty_in_the_field_of_view_and_tikhonov_beside_it(tilts):
     geometry = TiltGeometry.from_degrees(
         ANGLES, thickness=SHAPE[0], width=SHAPE[2], height=SHAPE[1]
