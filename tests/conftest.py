@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from temdiff_jax.projector import kernels
@@ -41,6 +43,15 @@ if HASTE not in os.environ:  # else jax has read it
     compile_in_haste(True)
 
 LONG, kernels.UNROLL = kernels.UNROLL, 1
+
+TINY_CARD = {
+    "name": "tiny",
+    "network": {"channels": [8, 8], "blocks": [1, 1], "groups": 4, "embedding": 64},
+    "residual_scale": {"intercept": -0.5, "slopes": [0.0, 0.0, 0.0, 0.0]},
+    "metric_mean": {"smoothness": 2.0, "ridge": 0.1},
+    "metric_sample": {"smoothness": 2.0, "ridge": 0.1},
+    "half_range_deg": [4.0, 30.0],
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,6 +91,24 @@ def long_loops() -> Iterator[None]:
         patch.setattr(kernels, "UNROLL", LONG)
         jax.clear_caches()
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_prior(tmp_path_factory) -> Path:
+    """Path of a prior of two small levels with random weights."""
+    from temdiff_jax.model import NetworkConfig, make_network
+    from temdiff_jax.priors import save_prior
+
+    network = make_network(NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4))
+    abstract = jax.eval_shape(network.init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.05 * rng.normal(size=leaf.shape), leaf.dtype),
+        abstract,
+    )
+    path = tmp_path_factory.mktemp("prior") / "tiny.safetensors"
+    save_prior(path, params, TINY_CARD)
+    return path
 
 
 @pytest.fixture

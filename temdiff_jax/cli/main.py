@@ -125,7 +125,7 @@ def _exhausted(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return (
             f"memory: expected enough for this run, got {text[:200] or 'too little'}; "
-            "pass --bin 2, a smaller --thickness or --window, or ask --dry-run"
+            "pass --bin 2 or a smaller --thickness, or ask --dry-run"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (

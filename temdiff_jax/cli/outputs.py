@@ -119,6 +119,8 @@ def complete(files: Outputs, run: str) -> bool:
     from temdiff_jax.reconstruction.save import sha256
 
     try:
+        if files.state is not None and files.state.exists():
+            return False
         record = json.loads(files.record.read_text(encoding="utf-8"))
         digests = record["sha256"]
         same = all(sha256(files.mean.parent / n) == d for n, d in digests.items())

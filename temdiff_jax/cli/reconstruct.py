@@ -100,15 +100,20 @@ def reconstruct(
     )
     doubts = estimate.axis_doubt(series.tilts, series.alignment)
     series = dataclasses.replace(series, warnings=(*series.warnings, *doubts))
-    files = outputs.plan(
-        out,
-        series.name,
-        overwrite=overwrite,
-        ending=outputs.VOLUMES[volume_format],
-        spread=settings.draws,
-        inputs=[file for file in (path, angles, alignment) if file is not None],
-        resume=resume,
+    ending, spread = outputs.VOLUMES[volume_format], settings.draws
+    files = outputs.named(
+        out, series.name, ending=ending, spread=spread, overwrite=overwrite
     )
+    if not dry_run:
+        files = outputs.plan(
+            out,
+            series.name,
+            overwrite=overwrite,
+            ending=ending,
+            spread=spread,
+            inputs=[file for file in (path, angles, alignment) if file is not None],
+            resume=resume,
+        )
     running = session.Session(context.obj or (), as_json=as_json)
     if verbose:
         running.say_later([f"decision: {decision}" for decision in series.decisions])

@@ -18,6 +18,7 @@ from temdiff_jax.errors import InputError
 
 # Options that are about a file of options, or about one run of it.
 _NOT_KEPT = ("config", "write_config", "help", "as_json", "dry_run", "resume")
+_FILES = ("path", "angles", "alignment", "out")
 # Their values may be names or files.
 _PERHAPS_FILES = {"prior": ".safetensors", "rule": ".py"}
 
@@ -45,8 +46,9 @@ class Command(TyperCommand):
         """Reads the file that --config or a PATH of .toml names, then the words."""
         args, file = self._file_of(list(args))
         if file is not None:
-            ctx.default_map = read(file, self)
-            ctx.params["config"] = file
+            path, words = read(file, self)
+            ctx.default_map = path
+            args = [*words, *args]  # of two values the last one counts
         return super().parse_args(ctx, args)
 
     def _file_of(self, args: list[str]) -> tuple[list[str], pathlib.Path | None]:
@@ -71,8 +73,8 @@ class Command(TyperCommand):
         return args, None
 
 
-def read(file: pathlib.Path, command: TyperCommand) -> dict[str, Any]:
-    """Options of a file, by the names of the command's parameters.
+def read(file: pathlib.Path, command: TyperCommand) -> tuple[dict[str, str], list[str]]:
+    """The PATH argument of a file, if it has one, and its options as words.
 
     Raises:
       InputError: No such file, not TOML, or a key or value that is no option's.
@@ -91,7 +93,8 @@ def read(file: pathlib.Path, command: TyperCommand) -> dict[str, Any]:
         ) from None
     known = {key_of(param): param for param in command.params}
     known = {key: p for key, p in known.items() if p.name not in _NOT_KEPT}
-    options = {}
+    arguments: dict[str, str] = {}
+    words: list[str] = []
     for written, value in given.items():
         key = written.replace("_", "-")
         if key not in known:
@@ -101,8 +104,12 @@ def read(file: pathlib.Path, command: TyperCommand) -> dict[str, Any]:
                 f"--config: expected options of {command.name} in {file}, got "
                 f"{written!r}; {hint}"
             )
-        options[known[key].name or key] = _value(file, key, value, known[key])
-    return options
+        texts = _texts(file, key, value, known[key])
+        if isinstance(known[key], TyperArgument):
+            arguments[key] = texts[0]
+        else:
+            words += [f"--{key}" + (f"={text}" if text else "") for text in texts]
+    return arguments, words
 
 
 def key_of(param: Any) -> str:
@@ -112,8 +119,8 @@ def key_of(param: Any) -> str:
     return max(param.opts, key=len).lstrip("-")
 
 
-def _value(file: pathlib.Path, key: str, value: Any, param: Any) -> Any:
-    """A value as the command line would have it."""
+def _texts(file: pathlib.Path, key: str, value: Any, param: Any) -> list[str]:
+    """A value as the command line would have it: one word, none, or several."""
     flag = getattr(param, "is_flag", False)
     if flag != isinstance(value, bool) or isinstance(value, Mapping):
         expected = "true or false" if flag else "text or a number"
@@ -122,16 +129,14 @@ def _value(file: pathlib.Path, key: str, value: Any, param: Any) -> Any:
             f"{json.dumps(value, default=str)[:60]}; correct it"
         )
     if flag:
-        return value
+        return [""] if value else []
     if isinstance(value, list):
-        words = [str(item) for item in value]
-        return words if getattr(param, "multiple", False) else ",".join(words)
-    text = str(value)
-    ending = _PERHAPS_FILES.get(str(param.name))
-    is_path = "path" in type(param.type).__name__.lower()
-    if is_path or (ending is not None and text.endswith(ending)):
+        items = [str(item) for item in value]
+        return items if getattr(param, "multiple", False) else [",".join(items)]
+    text, name = str(value), str(param.name)
+    if name in _FILES or text.endswith(_PERHAPS_FILES.get(name, "\0")):
         text = str(file.absolute().parent / text)
-    return [text] if getattr(param, "multiple", False) else text
+    return [text]
 
 
 def given(ctx: typer.Context) -> dict[str, Any]:
@@ -145,9 +150,8 @@ def given(ctx: typer.Context) -> dict[str, Any]:
         value = ctx.params.get(name)
         if value is None or value == ():
             continue
-        ending = _PERHAPS_FILES.get(name)
-        is_file = ending is not None and str(value).endswith(ending)
-        if is_file or isinstance(value, pathlib.Path):
+        is_file = str(value).endswith(_PERHAPS_FILES.get(name, "\0"))
+        if is_file or name in _FILES:
             value = str(pathlib.Path(value).absolute())
         found[key_of(param)] = list(value) if isinstance(value, tuple) else value
     return found

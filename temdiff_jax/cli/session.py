@@ -121,7 +121,9 @@ def reconstruct(
         record = json.loads(files.record.read_text(encoding="utf-8"))
         _print_summary(session, record, files)
         return record
-    expected = outlook.Outlook.of(planned, keeps=files.state is not None)
+    expected = outlook.Outlook.of(
+        planned, keeps=settings.dry_run or files.state is not None
+    )
     if settings.dry_run:
         session.begin()
         expected.show(as_json=session.as_json)
@@ -137,7 +139,10 @@ def reconstruct(
         outputs.begin_writing(files)
         started = time.monotonic()
         origin = save.labels(result, series.sha256)
-        turned = {"tilt_axis": series.tilt_axis, "overwrite": files.overwrite}
+        turned: dict[str, Any] = {
+            "tilt_axis": series.tilt_axis,
+            "overwrite": files.overwrite,
+        }
         save.write_volumes(result, files.volumes(), origin, **turned)
         timings["write_volumes_s"] = time.monotonic() - started
         record = make_record(series, settings, result, command=command, source=source)
@@ -146,14 +151,18 @@ def reconstruct(
         record["forecast"] = expected.record()
         record["sha256"] = outputs.volume_digests(files)
         record["outputs"] = [path.name for path in files.paths()]
+        failure = None
         try:
             footer = _footer(session, series, result, origin)
             title, page = describe(series), files.report
             save.write_page(result, page, title, footer, reference=reference, **turned)
-        finally:  # hours of work must not depend on a font
-            write.write_json(files.record, record, overwrite=files.overwrite)
+        except Exception as error:  # hours of work must not depend on a font
+            failure = error
+        write.write_json(files.record, record, overwrite=files.overwrite)
         if files.state is not None:
             watch.remove_folder(files.state)
+    if failure is not None:
+        raise failure
     _print_summary(session, record, files)
     return record
 
@@ -176,11 +185,11 @@ def lying(series: TiltSeries) -> str:
     shift = float(np.hypot(*own.shifts_px.T).max())
     turn = own.rotations_deg[np.argmax(np.abs(own.rotations_deg))]
     line = (
-        f"images as recorded; the projector shifts them by up to {shift:.1f} pixels "
-        f"and turns them by up to {turn:.2f} degrees"
+        f"images as recorded; their alignment has shifts of up to {shift:.1f} pixels "
+        f"and turns of up to {turn:.2f} degrees"
     )
     if np.ptp(own.magnifications) or own.magnifications[0] != 1:
-        line += f", magnifies by {own.magnifications.min():.4f} to "
+        line += f", magnifications of {own.magnifications.min():.4f} to "
         line += f"{own.magnifications.max():.4f}"
     if own.x_tilt_deg:
         line += f", x-tilt {own.x_tilt_deg:g} degrees"
@@ -200,9 +209,9 @@ def make_record(
 
     return save.record(result, series.warnings) | {
         "command": command,
-        "config": source.pop("config", {}),
+        "config": source.get("config", {}),
         "input": {
-            **source,
+            **{key: value for key, value in source.items() if key != "config"},
             "sha256": series.sha256,
             "tilt_axis": series.tilt_axis,
             "tilts_shape": list(series.tilts.shape),

@@ -45,7 +45,7 @@ class Settings:
       mean_cg_iters: The same for the one-call estimate.
       mirrors: Whether the one-call estimate is averaged over the eight mirror
         images of the problem: eight times the cost for nothing that could be measured
-        (docs/reports/samplers.md, "Which to choose"); the tables were made with it.
+        (docs/reports/samplers.md, table T7); the tables were made with it.
       eta: Share of fresh noise in a step of "ddim", in [0, 1].
       prior_precision: lambda_c, factor on the metric of the guess.
       consistency_from: Largest noise level at which the data pull.

@@ -7,6 +7,7 @@ import pytest
 from temdiff_jax.cli import outputs
 from temdiff_jax.cli.main import main
 from temdiff_jax.reconstruction import api, watch
+from temdiff_jax.reconstruction.save import sha256
 
 NAMES = ["grid.temdiff.json", "grid_report.png", "grid_std.mrc", "grid_temdiff.mrc"]
 
@@ -51,7 +52,7 @@ def test_it_goes_on_or_starts_anew_as_asked(begun, series, option):
     assert names(begun) == NAMES
     record = json.loads((begun / NAMES[0]).read_text())
     for name, digest in record["sha256"].items():
-        assert outputs.sha256(begun / name) == digest
+        assert sha256(begun / name) == digest
 
 
 def test_other_settings_are_refused_in_one_line(begun, series, capsys):

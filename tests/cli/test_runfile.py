@@ -63,7 +63,7 @@ def test_written_options_and_a_record_give_the_same_run(toml, library, tmp_path)
     ("line", "said"),
     [
         ("thicknes = 3", "did you mean 'thickness'?"),
-        ("nonsense = 3", "see --help"),
+        ("zzz = 3", "see --help"),
         ("thickness = 3.5", "--thickness"),
         ('thickness = "many"', "--thickness"),
         ("overwrite = 1", "expected true or false for overwrite"),

@@ -46,6 +46,7 @@ def start(source, *words):
 @pytest.mark.parametrize("number", signals.SIGNALS)
 def test_a_signal_ends_a_process_whose_main_thread_is_stuck(number):
     process = start(STUCK)
+    time.sleep(2)  # until it is in the call
     before = time.monotonic()
     process.send_signal(number)
     _, error = process.communicate(timeout=20)

@@ -81,7 +81,7 @@ def worst(series, aligned):
 
 def test_transforms_of_imod_align_the_images(tmp_path, make_mrc, raw, aligned):
     path = write_xf(tmp_path / "a.xf", *transforms())
-    series = io.load_tilt_series(make_mrc(raw), ANGLES, alignment=path)
+    series = io.load_tilt_series(make_mrc(raw), ANGLES, alignment=path, resample=True)
     assert (
         worst(series, aligned)
         < 0.02
@@ -93,7 +93,7 @@ def test_transforms_of_imod_align_the_images(tmp_path, make_mrc, raw, aligned):
 def test_transforms_in_the_other_direction_do_not(tmp_path, make_mrc, raw, aligned):
     matrices = np.stack([rotation(angle) for angle in AXIS_DEG])
     path = write_xf(tmp_path / "a.xf", matrices, SHIFTS)
-    series = io.load_tilt_series(make_mrc(raw), ANGLES, alignment=path)
+    series = io.load_tilt_series(make_mrc(raw), ANGLES, alignment=path, resample=True)
     assert worst(series, aligned) > 0.5
 
 
@@ -102,7 +102,9 @@ def test_transforms_may_stretch(tmp_path, make_mrc, aligned):
     matrix = np.array([[1.1, 0.0], [0.0, 1.0]])
     stretched = np.stack([picture(BLOBS)] * len(ANGLES))
     path = write_xf(tmp_path / "a.xf", [matrix] * 4, np.zeros((4, 2)))
-    series = io.load_tilt_series(make_mrc(stretched), ANGLES, alignment=path)
+    series = io.load_tilt_series(
+        make_mrc(stretched), ANGLES, alignment=path, resample=True
+    )
     columns = np.arange(SHAPE[1]) - (SHAPE[1] - 1) / 2
     row = int(BLOBS[0, 1] + (SHAPE[0] - 1) / 2)
     profile = np.interp(columns / 1.1, columns, aligned[0, row])
@@ -111,10 +113,10 @@ def test_transforms_may_stretch(tmp_path, make_mrc, aligned):
 
 def test_aretomo_gives_angles_and_alignment(tmp_path, make_mrc, raw, aligned):
     path = write_aln(tmp_path / "a.aln")
-    series = io.load_tilt_series(make_mrc(raw), alignment=path)
+    series = io.load_tilt_series(make_mrc(raw), alignment=path, resample=True)
     np.testing.assert_array_equal(series.angles_deg, ANGLES)
     assert worst(series, aligned) < 0.02
-    both = io.load_tilt_series(make_mrc(raw), path, alignment=path)
+    both = io.load_tilt_series(make_mrc(raw), path, alignment=path, resample=True)
     np.testing.assert_array_equal(both.tilts, series.tilts)
     assert not any("only the angles" in note for note in series.warnings)
 
@@ -122,21 +124,21 @@ def test_aretomo_gives_angles_and_alignment(tmp_path, make_mrc, raw, aligned):
 def test_aretomo_skips_its_dark_views(tmp_path, make_mrc, raw, aligned):
     path = write_aln(tmp_path / "a.aln", dark=(2,))
     whole = np.insert(raw, 1, 0.0, axis=0)
-    series = io.load_tilt_series(make_mrc(whole), alignment=path)
+    series = io.load_tilt_series(make_mrc(whole), alignment=path, resample=True)
     assert series.num_tilts == 4 and worst(series, aligned) < 0.02
 
 
 def test_both_programs_agree(tmp_path, make_mrc, raw):
     xf = write_xf(tmp_path / "a.xf", *transforms())
     aln = write_aln(tmp_path / "a.aln")
-    first = io.load_tilt_series(make_mrc(raw), ANGLES, alignment=xf)
-    second = io.load_tilt_series(make_mrc(raw), ANGLES, alignment=aln)
+    first = io.load_tilt_series(make_mrc(raw), ANGLES, alignment=xf, resample=True)
+    second = io.load_tilt_series(make_mrc(raw), ANGLES, alignment=aln, resample=True)
     np.testing.assert_allclose(first.tilts, second.tilts, atol=1e-5)
 
 
 def test_pixels_without_data_are_counted(tmp_path, make_mrc, raw):
     path = write_xf(tmp_path / "a.xf", [np.eye(2)] * 4, [[5.0, 0.0]] * 4)
-    series = io.load_tilt_series(make_mrc(raw), ANGLES, alignment=path)
+    series = io.load_tilt_series(make_mrc(raw), ANGLES, alignment=path, resample=True)
     lost = 100 * 5 / SHAPE[1]
     assert any(f"{lost:.1f} % of the pixels" in note for note in series.warnings)
 
@@ -145,7 +147,7 @@ def test_views_without_a_transform_are_named(tmp_path, make_mrc, raw):
     matrices, shifts = transforms()
     matrices[2], shifts[2] = np.eye(2), 0.0
     path = write_xf(tmp_path / "a.xf", matrices, shifts)
-    series = io.load_tilt_series(make_mrc(raw), ANGLES, alignment=path)
+    series = io.load_tilt_series(make_mrc(raw), ANGLES, alignment=path, resample=True)
     assert any("no transform for views [2]" in note for note in series.warnings)
 
 
@@ -161,7 +163,7 @@ def test_bad_alignment_is_refused(tmp_path, make_mrc, raw, name, text, message):
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(InputError, match=message) as error:
-        io.load_tilt_series(make_mrc(raw), ANGLES, alignment=path)
+        io.load_tilt_series(make_mrc(raw), ANGLES, alignment=path, resample=True)
     assert "\n" not in str(error.value)
 
 

@@ -71,9 +71,9 @@ class Alignment:
     @property
     def is_aligned(self) -> bool:
         """Whether nothing is left to do: no shift, turn, magnification or x-tilt."""
-        moved = self.shifts_px.any() or self.rotations_deg.any()
-        moved = moved or self.axis_offset_px or self.x_tilt_deg
-        return not moved and bool(np.all(self.magnifications == 1))
+        fields = (self.shifts_px, self.rotations_deg, self.magnifications - 1)
+        still = not any(np.any(field) for field in fields)
+        return still and self.axis_offset_px == 0 and self.x_tilt_deg == 0
 
     def motion_fields(self) -> dict[str, Any]:
         """Arguments of ``projector.motion.motion_from_degrees``, JSON-ready."""

@@ -210,13 +210,12 @@ def _around(values: np.ndarray) -> np.ndarray:
     """The largest median of the tiles at and beside each pixel ``[u, y]``."""
     count = [max(1, round(n / TILE)) for n in values.shape]
     size = [n // c for n, c in zip(values.shape, count)]
+    parts = [np.array_split(np.arange(n), c) for n, c in zip(values.shape, count)]
     if [n * c for n, c in zip(size, count)] == list(values.shape):
         tiles = values.reshape(count[0], size[0], count[1], size[1])
         tiles = tiles.swapaxes(1, 2).reshape(*count, -1)
         medians = np.median(tiles, axis=2)
-        parts = [np.arange(n).reshape(c, -1) for n, c in zip(values.shape, count)]
     else:
-        parts = [np.array_split(np.arange(n), c) for n, c in zip(values.shape, count)]
         medians = np.array(
             [[np.median(values[np.ix_(u, y)]) for y in parts[1]] for u in parts[0]]
         )
