@@ -92,7 +92,8 @@ def _prepare_series(
     *,
     num_iters: int,
 ) -> Problem:
-    settings = TikhonovSettings(*metric, num_iters)
+    numbers: Any = metric  # traced, not floats
+    settings = TikhonovSettings(*numbers, num_iters)
     return inputs.prepare(tilts, geometry, settings, valid, voxel_nm, seen)
 
 
