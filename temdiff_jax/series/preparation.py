@@ -85,15 +85,14 @@ def check_series(tilts: ArrayLike, angles: ArrayLike, options: SeriesOptions) ->
 def _prepare_series(
     tilts: jax.Array,
     geometry: TiltGeometry,
-    metric: Metric,
+    metric: Any,
     valid: jax.Array,
     voxel_nm: jax.Array,
     seen: jax.Array | None,
     *,
     num_iters: int,
 ) -> Problem:
-    numbers: Any = metric  # traced, not floats
-    settings = TikhonovSettings(*numbers, num_iters)
+    settings = TikhonovSettings(*metric, num_iters)
     return inputs.prepare(tilts, geometry, settings, valid, voxel_nm, seen)
 
 
