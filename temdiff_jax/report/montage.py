@@ -100,13 +100,16 @@ def _draw_facts(pen: ImageDraw.ImageDraw, facts: Facts, angles_deg: np.ndarray) 
     pen.text((4, 0), "measured directions (x, z)", fill="black")
     x += _PLOT
     pen.rectangle((x - half, y - half, x + half, y + half), outline="grey")
-    drawn = [(facts.axis_deg, (0, 140, 0)), (facts.axis_found_deg, (240, 130, 0))]
-    for degrees, colour in drawn:
+    drawn = [
+        (facts.axis_deg, (0, 140, 0), 6),
+        (facts.axis_found_deg, (240, 130, 0), 2),
+    ]
+    for degrees, colour, width in drawn:
         if degrees is not None:
             psi = np.deg2rad(degrees)
             step = half * np.array([-np.sin(psi), np.cos(psi)])
             ends = (x - step[0], y + step[1], x + step[0], y - step[1])
-            pen.line(ends, fill=colour, width=2)
+            pen.line(ends, fill=colour, width=width)
     pen.text((_PLOT + 4, 0), "axis: taken green, images orange", fill="black")
     lengths = np.hypot(*facts.shifts.T) if len(facts.shifts) else np.zeros(0)
     most = float(np.nanmax(lengths)) if np.isfinite(lengths).any() else 0.0

@@ -15,6 +15,7 @@ from temdiff_jax import layout
 from temdiff_jax.errors import InputError, check_known
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.problem import UNIT_NM, Problem
+from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.inverse.tikhonov import TikhonovSettings
 from temdiff_jax.io import tilt_series
 from temdiff_jax.projector import motion_from_degrees
@@ -84,15 +85,14 @@ def check_series(tilts: ArrayLike, angles: ArrayLike, options: SeriesOptions) ->
 def _prepare_series(
     tilts: jax.Array,
     geometry: TiltGeometry,
-    smoothness: Any,
-    ridge: Any,
+    metric: Any,
     valid: jax.Array,
     voxel_nm: jax.Array,
     seen: jax.Array | None,
     *,
     num_iters: int,
 ) -> Problem:
-    settings = TikhonovSettings(smoothness, ridge, num_iters)
+    settings = TikhonovSettings(*metric, num_iters)
     return inputs.prepare(tilts, geometry, settings, valid, voxel_nm, seen)
 
 
@@ -114,8 +114,7 @@ def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, An
     problem = _prepare_series(
         tilts,
         job.geometry,
-        jnp.float32(settings.smoothness),
-        jnp.float32(settings.ridge),
+        Metric(jnp.float32(settings.smoothness), jnp.float32(settings.ridge)),
         jnp.asarray(job.trust),
         jnp.float32(UNIT_NM if size is None else size / 10.0),
         seen,

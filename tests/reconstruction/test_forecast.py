@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.reconstruction import forecast, plan
 from temdiff_jax.reconstruction.forecast import Size
@@ -89,9 +90,9 @@ def test_the_quadratic_estimate_needs_what_the_compiler_plans(choice, thickness)
     program = functools.partial(preparation._prepare_series, num_iters=iterations)
     tilts = jax.ShapeDtypeStruct(geometry.tilts_shape, jnp.float32)
     trust = jnp.asarray(planned.job.trust)
-    compiled = (
-        jax.jit(program).lower(tilts, geometry, number, number, trust, number).compile()
-    )
+    metric = Metric(number, number)
+    arguments = (tilts, geometry, metric, trust, number, None)
+    compiled = jax.jit(program).lower(*arguments).compile()
     memory = compiled.memory_analysis()
     size = Size.of(planned)
     expected = forecast.SOLVE_VOLUMES * size.wide + forecast.SOLVE_TILTS * size.tilts
