@@ -92,7 +92,7 @@ def _prepare_series(
     *,
     num_iters: int,
 ) -> Problem:
-    settings = TikhonovSettings(*metric, num_iters)
+    settings = TikhonovSettings(metric.smoothness, metric.ridge, num_iters)
     return inputs.prepare(tilts, geometry, settings, valid, voxel_nm, seen)
 
 
