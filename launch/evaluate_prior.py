@@ -85,7 +85,7 @@ class Drawn(NamedTuple):
 def define_flags() -> None:
     """Defines the flags; not on import, so that programs can be imported together."""
     flags.DEFINE_string("prior", None, "Name or file of the prior.")
-    flags.DEFINE_multi_string("volume", [], "npz file:key, uint8, heavy stain dark.")
+    flags.DEFINE_multi_string("volume", None, "npz file:key, uint8, heavy stain dark.")
     flags.DEFINE_string("cases", "10/1,60/3,120/3", "Tilt schemes, range/step.")
     flags.DEFINE_integer("size", 64, "Edge of the central cube that is used, voxels.")
     flags.DEFINE_list("factors", ["4", "2", "1"], "Binnings, coarsest first.")
@@ -183,10 +183,7 @@ def draw(
         grids,
         means,
         count=count,
-        steps=steps,
-        solver=_SOLVER,
-        window=window,
-        pull=pull,
+        chain=multigrid.Chain(steps, _SOLVER, window, pull),
     )
     finest = grids[-1]
     frame = frame_of(finest, prior)

@@ -392,6 +392,10 @@ def _provenance(choice: Choice, job: preparation.Job, key: jax.Array) -> dict[st
         "tilt_weights": [float(t) for t in job.trust[job.rows]],
         "intensity": job.intensity,
         "settings": settings.describe(),
+        "numbers": {
+            name: value if isinstance(value, int | float | str) else str(value)
+            for name, value in choice.method.numbers.items()
+        },
         "tikhonov": settings_for(series.angles_deg)._asdict(),
         "prior": network,
         "calibrated": False,

@@ -161,9 +161,23 @@ class Pull(NamedTuple):
 NO_PULL = Pull()
 
 
-@functools.partial(
-    jax.jit, static_argnames=("count", "steps", "solver", "window", "pull")
-)
+class Chain(NamedTuple):
+    """How samples are drawn.
+
+    Attributes:
+      steps: Noise levels.
+      solver: Of the reverse process.
+      window: Largest extents given to the network at once.
+      pull: To the tilts of every grid.
+    """
+
+    steps: Steps
+    solver: Solver
+    window: tuple[int, int, int]
+    pull: Pull = NO_PULL
+
+
+@functools.partial(jax.jit, static_argnames=("count", "chain"))
 def draw(
     key: jax.Array,
     prior: Prior,
@@ -171,10 +185,7 @@ def draw(
     means: tuple[jax.Array, ...],
     *,
     count: int,
-    steps: Steps,
-    solver: Solver,
-    window: tuple[int, int, int],
-    pull: Pull = NO_PULL,
+    chain: Chain,
 ) -> jax.Array:
     """Samples of the finest grid, ``[count, z, x, y]`` over the field of view.
 
@@ -184,11 +195,9 @@ def draw(
       grids: Of ``grids_of``, coarsest first.
       means: Of ``mean_of``, one each.
       count: Samples.
-      steps: Noise levels.
-      solver: Of the reverse process.
-      window: Largest extents given to the network at once.
-      pull: To the tilts of every grid.
+      chain: How they are drawn.
     """
+    steps, solver, window, pull = chain
     levels: list[pyramid.Grid] = []
     high = jnp.float32(steps.sigma_max)
     for index, (problem, mean) in enumerate(zip(grids, means)):
@@ -244,6 +253,7 @@ def draw_groups(
     grids = grids_of(even, settings_for(degrees), steps.factors)
     means = tuple(mean_of(prior, grid, window=settings.windows) for grid in grids)
     pull = Pull(settings.the_rule(), settings.cg_iters, settings.consistency_from)
+    chain = Chain(steps, settings.the_solver(), settings.windows, pull)
     group = largest_divisor(count, BATCH_VOXELS // int(np.prod(extents)))
     start = [(n - m) // 2 for n, m in zip(even.field_of_view, extents)]
     cut = tuple(slice(s, s + n) for s, n in zip(start, extents))
@@ -256,10 +266,7 @@ def draw_groups(
                 grids,
                 means,
                 count=group,
-                steps=steps,
-                solver=settings.the_solver(),
-                window=settings.windows,
-                pull=pull,
+                chain=chain,
             )
             return {"volumes": np.asarray(drawn)[(slice(None), *cut)]}
 

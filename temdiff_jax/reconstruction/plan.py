@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -65,7 +65,7 @@ class Plan:
             "spread": None if job.options.spread is None else str(job.options.spread),
             "intensity": job.intensity,
             "key": key_data(self.key),
-            "jax": [jax.__version__, jaxlib.__version__],
+            "jax": [jax.__version__, metadata.version("jaxlib")],
             "device": jax.devices()[0].device_kind,
         }
 

@@ -112,7 +112,11 @@ def library(monkeypatch, tmp_path) -> Library:
         """Names are checked by the library itself; no network is read."""
         network = types.SimpleNamespace(config=NetworkConfig())
         return types.SimpleNamespace(
-            name=name, network=network, params={}, sha256="ab" * 32
+            name=name,
+            network=network,
+            params={},
+            sha256="ab" * 32,
+            card={"name": name},
         )
 
     monkeypatch.setattr(plan, "_prior", prior)

@@ -10,7 +10,7 @@ from temdiff_jax.cli import choices
 from temdiff_jax.cli.main import main
 from temdiff_jax.errors import InputError
 from temdiff_jax.io.formats import mrc
-from temdiff_jax.reconstruction import api, methods
+from temdiff_jax.reconstruction import api, methods, plan
 
 
 def test_every_method_has_a_line_with_its_cost(capsys, monkeypatch, tmp_path):
@@ -81,7 +81,7 @@ def compared(monkeypatch, tmp_path):
         }
 
     monkeypatch.setattr(api, "compare", compare)
-    monkeypatch.setattr(api, "_prior", lambda method, prior, settings: prior)
+    monkeypatch.setattr(plan, "_prior", lambda method, prior, settings: prior)
     monkeypatch.setattr("temdiff_jax.cli.environment.prepare_jax", lambda: tmp_path)
     return asked
 
@@ -114,7 +114,7 @@ def test_one_page_one_table(series, compared, tmp_path, capsys):
     assert "One call of the network and one pull to the tilts" in page
     assert "--methods fbp,default,dps" in page
     rows = json.loads((out / "grid_compare.json").read_text())["methods"]
-    assert [row["calls"] for row in rows] == [0, 8 + 10, 10]
+    assert [row["calls"] for row in rows] == [0, 1 + 10, 10]
     assert mrc.read_mrc(out / "grid_dps.mrc").data.max() == 2.0
     assert compared["key"] == 4 and compared["options"].weighting == "robust"
     assert compared["choices"]["dps"].settings.num_steps == 5
