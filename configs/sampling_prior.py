@@ -74,7 +74,7 @@ def get_config() -> TrainConfig:
             block_height=40,
             crop=(0, 32, 32),
             phantom_fraction=0.1,
-            imaging=ImagingConfig(exact_counts=False, dose=(1500.0, 40000.0)),
+            imaging=ImagingConfig(exact_counts=False, dose=(1500.0, 1e6)),
             stain=StainConfig(
                 zoom=(0.85, 1.2), grain=(0.0, 0.05), blur=(0.0, 1.0), jitter=0.15
             ),
