@@ -184,7 +184,9 @@ def _check_motion(geometry, motion, border):
         )
 
 
-def split(geometry, motion, border):
+def split(
+    geometry: TiltGeometry, motion: Motion, border: int
+) -> tuple[TiltGeometry, warp.Affine, jax.Array | None]:
     """The motion as a single-axis geometry, a map of the tilts, and path lengths.
 
     Returns:
