@@ -195,7 +195,7 @@ def test_networks_of_slices_train_on_thin_crops(conditional):
         state, metrics = steps.train_step(
             state, KEY, batch, SCALE, network=network, config=config
         )
-        assert metrics.accepted and metrics.loss_mean == 0
+        assert metrics.accepted and jnp.isnan(metrics.loss_mean)
         losses.append(float(metrics.loss_noisy))
     assert np.mean(losses[-10:]) < 0.85 * np.mean(losses[:10])
 
