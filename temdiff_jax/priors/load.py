@@ -141,22 +141,22 @@ def not_covered(
         for row in scenarios
         if "num_tilts" in row
     ]
-    spans: dict[str, tuple[Any, float | None]] = {
-        "half-ranges, degrees": (
+    spans: dict[tuple[str, str], tuple[Any, float | None]] = {
+        ("half-ranges", " degrees"): (
             card.get("half_range_deg"),
             0.5 * float(np.max(angles_deg) - np.min(angles_deg)),
         ),
-        "numbers of tilts": (
+        ("numbers of tilts", ""): (
             (min(t[0] for t in tilts), max(t[1] for t in tilts)) if tilts else None,
             float(len(angles_deg)),
         ),
-        "voxel sizes, nm": (card.get("voxel_size_nm"), voxel_nm),
+        ("voxel sizes", " nm"): (card.get("voxel_size_nm"), voxel_nm),
     }
     name = card.get("name", "")
     return tuple(
-        f"prior {name}: trained on {what} from {span[0]:g} to {span[1]:g}, this series "
-        f"has {value:g}; what the prior adds is uncertain"
-        for what, (span, value) in spans.items()
+        f"prior {name}: trained on {what} from {span[0]:g} to {span[1]:g}{unit}, this "
+        f"series has {value:g}{unit}; what the prior adds is uncertain"
+        for (what, unit), (span, value) in spans.items()
         if span and value is not None and not span[0] <= value <= span[1]
     )
 

@@ -197,7 +197,12 @@ def test_what_training_did_not_cover_is_said_with_both_numbers(saved):
     assert not_covered(prior, good, 10.0) == () == not_covered(prior, good, None)
     lines = not_covered(prior, np.array([-2.0, 2.0]), 0.5)
     for line, numbers in zip(
-        lines, ("from 4 to 65, this series has 2", "5 to 41, this series has 2", "0.5")
+        lines,
+        (
+            "half-ranges from 4 to 65 degrees, this series has 2 degrees;",
+            "from 5 to 41, this series has 2;",
+            "from 8 to 13 nm, this series has 0.5 nm;",
+        ),
     ):
         assert numbers in line and "trained on" in line
     assert len(lines) == 3
