@@ -94,6 +94,25 @@ def long_loops() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def linear_prior():
+    """A network that answers zero: its denoiser is the linear guess."""
+    from temdiff_jax.diffusion import spectrum
+    from temdiff_jax.inverse.quadratic import Metric
+    from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
+    from temdiff_jax.priors import Prior
+    from temdiff_jax.series import inputs
+
+    config = NetworkConfig(
+        channels=(8,), blocks=(1,), norm="soft", features=NUM_FEATURES, refines=True
+    )
+    network = make_network(config)
+    law = spectrum.init(jax.random.key(1), NUM_FEATURES)
+    scale = inputs.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES), law)
+    metric = Metric(jnp.float32(1.0), jnp.float32(0.1))
+    return Prior(network, network.init(jax.random.key(0)), scale, metric, metric)
+
+
+@pytest.fixture(scope="session")
 def tiny_prior(tmp_path_factory) -> Path:
     """Path of a prior of two small levels with random weights."""
     from temdiff_jax.model import NetworkConfig, make_network

@@ -3,7 +3,7 @@
 Muon replaces the momentum of a kernel, seen as a matrix (inputs of one output by
 outputs), by the nearest semi-orthogonal one, so that all its directions are learned at
 one speed.  ``optax.contrib.muon`` would do, and takes five times the time of a core
-for an update of the default network (0.60 against 0.10 s): it iterates on the tall
+for the kernels of the default network (0.60 against 0.10 s): it iterates on the tall
 matrices (``python -m pytest -s -m slow tests/training/test_optimiser.py -k optax``).
 
 Source: Jordan et al., Muon, 2024 (kellerjordan.github.io/posts/muon); scale of the

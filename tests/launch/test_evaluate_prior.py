@@ -4,30 +4,14 @@ import numpy as np
 import pytest
 
 from launch import evaluate_prior
-from temdiff_jax.diffusion import spectrum
 from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation.protocol import Case
-from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.inverse.tikhonov import settings_for
-from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
-from temdiff_jax.priors import Prior
 from temdiff_jax.reconstruction import multigrid
 from temdiff_jax.series import inputs
 
 CASE = Case(20, 10)
 STEPS = multigrid.Steps((2, 1), (2, 2))
-
-
-def tiny_prior():
-    """A network that answers zero: its denoiser is the linear guess."""
-    config = NetworkConfig(
-        channels=(8,), blocks=(1,), norm="soft", features=NUM_FEATURES, refines=True
-    )
-    network = make_network(config)
-    law = spectrum.init(jax.random.key(1), NUM_FEATURES)
-    scale = inputs.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES), law)
-    metric = Metric(jnp.float32(1.0), jnp.float32(0.1))
-    return Prior(network, network.init(jax.random.key(0)), scale, metric, metric)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +50,10 @@ def test_the_features_of_a_coarse_grid_tell_its_voxel_size(problem):
     assert [grid.field_of_view for grid in grids] == [(8, 8, 8), (16, 16, 16)]
 
 
-def test_a_network_that_answers_nothing_is_its_linear_guess(truth, problem):
-    prior, key = tiny_prior(), jax.random.key(0)
+def test_a_network_that_answers_nothing_is_its_linear_guess(
+    truth, problem, linear_prior
+):
+    prior, key = linear_prior, jax.random.key(0)
     drawn = evaluate_prior.draw(prior, truth, problem, STEPS, key, 3)
     assert drawn.samples.shape == (3, 16, 16, 16)
     np.testing.assert_allclose(drawn.mean, drawn.base, atol=1e-5)
@@ -77,10 +63,10 @@ def test_a_network_that_answers_nothing_is_its_linear_guess(truth, problem):
     np.testing.assert_array_equal(again.samples, drawn.samples)
 
 
-def test_samples_without_tilts_have_the_power_of_the_card():
+def test_samples_without_tilts_have_the_power_of_the_card(linear_prior):
     """White, of unit variance, as the spectrum of the tiny prior says."""
     drawn = evaluate_prior.draw_free(
-        jax.random.key(0), tiny_prior(), 20.0, shape=(16, 16, 16), count=4
+        jax.random.key(0), linear_prior, 20.0, shape=(16, 16, 16), count=4
     )
     assert drawn.shape == (4, 16, 16, 16)
     np.testing.assert_allclose(np.std(drawn), 1.0, rtol=0.06)

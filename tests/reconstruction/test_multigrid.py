@@ -7,12 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from temdiff_jax.diffusion import spectrum
 from temdiff_jax.geometry import TiltGeometry
-from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.inverse.tikhonov import settings_for
-from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
-from temdiff_jax.priors import Prior
 from temdiff_jax.projector import project
 from temdiff_jax.reconstruction import methods, multigrid
 from temdiff_jax.reconstruction.settings import Settings
@@ -23,19 +19,6 @@ DEGREES = np.linspace(-20.0, 20.0, 5)
 SETTINGS = Settings(
     num_samples=2, num_steps=2, cg_iters=0, mean_cg_iters=2, mirrors=False
 )
-
-
-@pytest.fixture(scope="module")
-def prior():
-    """A network that answers zero: its denoiser is the linear guess."""
-    config = NetworkConfig(
-        channels=(8,), blocks=(1,), norm="soft", features=NUM_FEATURES, refines=True
-    )
-    network = make_network(config)
-    law = spectrum.init(jax.random.key(1), NUM_FEATURES)
-    scale = inputs.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES), law)
-    metric = Metric(jnp.float32(1.0), jnp.float32(0.1))
-    return Prior(network, network.init(jax.random.key(0)), scale, metric, metric)
 
 
 def series(shape):
@@ -95,7 +78,9 @@ def test_scalars_of_the_finest_grid_are_those_of_the_series():
 
 
 @pytest.mark.slow
-def test_methods_sample_coarse_to_fine_and_pulls_bring_samples_to_the_tilts(prior):
+def test_methods_sample_coarse_to_fine_and_pulls_bring_samples_to_the_tilts(
+    linear_prior,
+):
     problem = series((18, 22, 16))
     assert multigrid.steps_for(problem, SETTINGS).factors == (2, 1)
     told = []
@@ -106,7 +91,7 @@ def test_methods_sample_coarse_to_fine_and_pulls_bring_samples_to_the_tilts(prio
         return row.run(
             jax.random.key(3),
             problem,
-            prior,
+            linear_prior,
             settings,
             Watch(lambda n, text: told.append(n)),
         )
