@@ -1,13 +1,16 @@
-"""The prior that samples: diffusion of what the quadratic estimate leaves, three grids.
+"""The prior that samples: diffusion of what the default prior's one call leaves.
 
 Command:
     python -m launch.train --config=configs/sampling_prior.py \\
         --data_dir=DATA --workdir=runs/sampling
 where DATA holds fib25_medulla/ and gala_medulla/ (see docs/training.md).
 
-One network for voxels of about 7 to 55 nm, told their size, around a linear guess with
-the spectrum of the residual (temdiff_jax/diffusion/spectrum.py).
+One network, told the voxel size, around a linear guess with the spectrum of the
+residual (temdiff_jax/diffusion/spectrum.py).  Series of 8 to 13 nm are sampled around
+the regression at 20 and 10 nm; others, up to 55 nm, around the quadratic estimate.
 """
+
+from typing import Any
 
 from configs.wide_prior import ERRORS
 from temdiff_jax.model import NetworkConfig
@@ -25,20 +28,13 @@ SOURCES = (
 # FIB-25 by its voxels, gala a seventh.
 SHARES = (7.0,) * 8 + (16.0, 16.0, 8.0, 8.0)
 # Voxel size in nm and thickness in voxels; the coarse ones come more often.
-GRIDS = (
-    (40.0, 16),
-    (40.0, 32),
-    (40.0, 32),
-    (20.0, 32),
-    (20.0, 32),
-    (20.0, 64),
-    (10.0, 64),
-    (10.0, 96),
-)
+GRIDS = ((40.0, 32), (20.0, 32), (20.0, 64), (10.0, 64))
+# Thickness of series of 10 nm that begin with the regression, shown there and at 20 nm.
+REGRESSED = (64, 64, 96, 128)
 
 
-def scenario(voxel_nm: float, thickness: int) -> Scenario:
-    """Series of every range and number of tilts on one grid."""
+def scenario(voxel_nm: float, thickness: int, **given: Any) -> Scenario:
+    """Series of every range and number of tilts."""
     return Scenario(
         half_range_deg=(3.5, 65.0),
         num_tilts=41,
@@ -47,7 +43,13 @@ def scenario(voxel_nm: float, thickness: int) -> Scenario:
         errors=ERRORS,
         misaligned=0.2,
         voxel_nm=voxel_nm,
+        **given,
     )
+
+
+def regressed(thickness: int) -> Scenario:
+    """Series whose regression is known, on both grids."""
+    return scenario(10.0, thickness, regressed=True, grids=(2, 1), field=(96, 80))
 
 
 def get_config() -> TrainConfig:
@@ -62,12 +64,16 @@ def get_config() -> TrainConfig:
             features=6,
             log_variance=True,
             refines=True,
+            regression=True,
         ),
         data=DataConfig(
             sources=SOURCES,
             source_shares=SHARES,
-            scenarios=tuple(scenario(*grid) for grid in GRIDS),
-            blocks_per_scenario=2,
+            scenarios=tuple(
+                [scenario(*grid) for grid in GRIDS] + [regressed(n) for n in REGRESSED]
+            ),
+            blocks_per_scenario=1,
+            regression="default",
             steps_per_phase=256,
             phases_kept=32,
             block_width=64,

@@ -46,6 +46,7 @@ from temdiff_jax.reconstruction import methods, multigrid
 from temdiff_jax.reconstruction.denoiser import (
     denoiser,
     frame_of,
+    regressed,
     spread_of_guess,
     unconditional,
 )
@@ -53,6 +54,7 @@ from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.reconstruction.watch import Watch
 from temdiff_jax.report import gallery
 from temdiff_jax.series import inputs
+from temdiff_jax.series.grids import grids_of
 from temdiff_jax.simulator import grey_to_stain
 
 NOISE = 0.01  # of the deviation of the tilts
@@ -146,7 +148,8 @@ def _denoised(prior, problem, clean, noise, sigma, *, window):
     noisy = clean + sigma * noise
     guess = denoiser(prior, problem, window)(noisy[None], sigma)[0]
     law = prior.residual_scale.spectrum
-    power = law(clean.shape, problem.shown.features[None], jnp.ones(1))
+    after = jnp.full(1, float(problem.shown.regression is not None))
+    power = law(clean.shape, problem.shown.features[None], jnp.ones(1), after)
     linear, _ = spectrum.linear_guess(noisy[None], sigma[None], power)
     return jnp.mean((guess - clean) ** 2), jnp.mean((linear[0] - clean) ** 2)
 
@@ -174,8 +177,11 @@ def draw(
     if not prior.network.config.refines:
         return _draw_on_one_grid(prior, truth, problem, key, count)
     settings = settings_for(np.rad2deg(problem.geometry.angles_rad))
-    grids = multigrid.grids_of(problem, settings, steps.factors)
-    window = (128, 128, 128)
+    window, first = (128, 128, 128), None
+    ready = regressed(inputs.with_inputs(problem, settings), prior, window)
+    if ready.shown.regression is not None:
+        first = ready.to_input_units(ready.shown.regression)
+    grids = grids_of(problem, settings, steps.factors, first)
     means = tuple(multigrid.mean_of(prior, grid, window=window) for grid in grids)
     samples = multigrid.draw(
         key,
@@ -188,9 +194,10 @@ def draw(
     finest = grids[-1]
     frame = frame_of(finest, prior)
     unit = float(frame.unit * finest.units.contrast)
-    base = np.asarray(finest.to_input_units(frame.base))
+    base = np.asarray(finest.to_input_units(finest.shown.tikhonov))
+    known = np.asarray(finest.to_input_units(frame.base))
     coarse = binned(truth, steps.factors[-1])
-    clean = jnp.asarray((coarse - base) / unit)
+    clean = jnp.asarray((coarse - known) / unit)
     noise = jax.random.normal(jax.random.fold_in(key, 1), clean.shape)
     errors = [
         _denoised(prior, finest, clean, noise, jnp.float32(s), window=window)

@@ -34,7 +34,7 @@ from launch import program
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 from temdiff_jax.model import NetworkConfig, make_network
-from temdiff_jax.priors import save_prior
+from temdiff_jax.priors import load_prior, save_prior
 from temdiff_jax.priors.card import unknown_field, without_past
 from temdiff_jax.training import averages
 from temdiff_jax.training.checkpoint import Checkpoints
@@ -134,6 +134,11 @@ def make_card(
     """What a checkpoint says of itself, for the card."""
     config = meta["config"]
     ranges = [s["half_range_deg"] for s in config["data"]["scenarios"]]
+    regression = config["data"].get("regression")
+    named = {}
+    if shape.regression:
+        first = load_prior(regression)
+        named["regression"] = {"prior": regression, "sha256": first.sha256}
     skip = "the Wiener filter of its spectrum" if shape.refines else "EDM, sigma_data 1"
     return {
         "parameterisation": f"{TARGETS[shape.target]}, {skip}",
@@ -148,7 +153,7 @@ def make_card(
         "conditional": shape.conditional,
         "condition_dropout": config["optim"]["drop_condition"],
         "interval_factors": None,
-    }
+    } | named
 
 
 def read_card(path: Path) -> dict:

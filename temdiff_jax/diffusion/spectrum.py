@@ -39,6 +39,7 @@ LOG_MEAN, LOG_STD = 0.2, 1.9
 LEAST_SHARE = 0.02
 LOWEST = 1.0 / 128.0  # cycles a voxel, added in squares: the mode of mean value
 HIDDEN = 24
+MOST_SCALAR = 3.0
 NUM_MODES_IN = 5
 
 
@@ -56,7 +57,11 @@ class Spectrum:
     half_range: int = dataclasses.field(default=0, metadata={"static": True})
 
     def __call__(
-        self, shape: tuple[int, int, int], features: jax.Array, present: jax.Array
+        self,
+        shape: tuple[int, int, int],
+        features: jax.Array,
+        present: jax.Array,
+        regressed: jax.Array | None = None,
     ) -> jax.Array:
         """Power of the modes of a window.
 
@@ -64,29 +69,40 @@ class Spectrum:
           shape: Extents ``(nz, nx, ny)``.
           features: Scalars of the series, ``[b, f]``, the last its voxel size.
           present: 1 for a residual given its tilts, 0 for a volume without, ``[b]``.
+          regressed: 1 for what a regression network leaves, 0 for what the quadratic
+            estimate does, ``[b]``; None for the latter.
 
         Returns:
           ``[b, nz, nx, ny]``, float32, of modes of an orthonormal cosine transform.
         """
         modes = _modes(shape, self._tangent(features))
-        return self._power(modes, _known(features, present)[:, None, None, None])
+        known = _known(features, present, regressed)
+        return self._power(modes, known[:, None, None, None])
 
     def _tangent(self, features: jax.Array) -> jax.Array:
         return jnp.tan(jnp.deg2rad(15.0 * jnp.exp(features[:, self.half_range])))
 
     def _power(self, modes: jax.Array, known: jax.Array) -> jax.Array:
         (first, bias), *rest = self.layers
-        hidden = modes @ first[:NUM_MODES_IN] + known @ first[NUM_MODES_IN:] + bias
+        rest_of_first = first[NUM_MODES_IN:]
+        # A spectrum of quadratic estimates alone has no row for the regression.
+        known = known[..., : rest_of_first.shape[0]]
+        hidden = modes @ first[:NUM_MODES_IN] + known @ rest_of_first + bias
         for weight, bias in rest:
             hidden = jnp.tanh(hidden) @ weight + bias
         return jnp.exp(jnp.clip(hidden[..., 0], -12.0, 12.0))
 
 
-def _known(features: jax.Array, present: jax.Array) -> jax.Array:
-    """Scalars ``[b, f + 1]``; without tilts only the last one, the voxel size."""
+def _known(
+    features: jax.Array, present: jax.Array, regressed: jax.Array | None = None
+) -> jax.Array:
+    """Scalars ``[b, f + 2]``; without tilts only the last one, the voxel size."""
     wide = present[:, None]
+    # A series far from those of the fit has the power of the nearest.
+    features = MOST_SCALAR * jnp.tanh(features / MOST_SCALAR)
     series = features[:, :-1] * wide
-    return jnp.concatenate([series, features[:, -1:], wide], axis=-1)
+    after = jnp.zeros_like(wide) if regressed is None else regressed[:, None] * wide
+    return jnp.concatenate([series, features[:, -1:], wide, after], axis=-1)
 
 
 def _modes(shape: tuple[int, int, int], tangent: jax.Array) -> jax.Array:
@@ -195,7 +211,7 @@ def training_levels(share: jax.Array) -> jax.Array:
 
 def init(key: jax.Array, num_features: int) -> Spectrum:
     """A spectrum to fit; its last layer begins with zeros, P = 1."""
-    sizes = [NUM_MODES_IN + num_features + 1, HIDDEN, HIDDEN, 1]
+    sizes = [NUM_MODES_IN + num_features + 2, HIDDEN, HIDDEN, 1]
     layers = []
     for index, (rows, columns) in enumerate(zip(sizes[:-1], sizes[1:])):
         draw = jax.random.normal(jax.random.fold_in(key, index), (rows, columns))
@@ -203,12 +219,13 @@ def init(key: jax.Array, num_features: int) -> Spectrum:
     return Spectrum(tuple(layers))
 
 
-def _table(rng, power, spectrum, features, present, count):
+def _table(rng, group, spectrum, count):
     """Random modes of periodograms of one shape: their inputs, scalars and squares.
 
     Half of them evenly, half evenly over the logarithm of the frequency, since few
     modes hold most of the power.
     """
+    power, features, present, regressed = group
     shape = power.shape[1:]
     axes = np.meshgrid(*(np.arange(n) / (2.0 * n) for n in shape), indexing="ij")
     square = sum(a**2 for a in axes).ravel() + LOWEST**2
@@ -216,7 +233,7 @@ def _table(rng, power, spectrum, features, present, count):
     chance = 0.5 * chance / chance.sum() + 0.5 / chance.size
     modes = np.asarray(_modes(shape, spectrum._tangent(features)))
     modes = modes.reshape(len(power), -1, NUM_MODES_IN)
-    known = np.asarray(_known(features, present))
+    known = np.asarray(_known(features, present, regressed))
     rows = []
     for index, values in enumerate(np.asarray(power).reshape(len(power), -1)):
         chosen = rng.choice(chance.size, count, p=chance)
@@ -244,7 +261,7 @@ def _climb(spectrum, modes, known, power, *, steps: int, rate: float):
 
 def fit(
     key: jax.Array,
-    groups: list[tuple[jax.Array, jax.Array, jax.Array]],
+    groups: list[tuple[jax.Array, jax.Array, jax.Array, jax.Array]],
     *,
     modes: int = 100_000,
     steps: int = 1000,
@@ -254,7 +271,8 @@ def fit(
     Args:
       key: Of the first weights.
       groups: Periodograms of one shape each: squares of the modes ``[n, z, x, y]``,
-        features ``[n, f]`` and which are given their tilts ``[n]``.
+        features ``[n, f]``, which are given their tilts ``[n]`` and which of them are
+        left by a regression ``[n]``.
       modes: Random modes of all periodograms that are fitted.
       steps: Of Adam.
 
@@ -263,11 +281,8 @@ def fit(
     """
     spectrum = init(key, groups[0][1].shape[1])
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    total = sum(len(power) for power, _, _ in groups)
-    tables = [
-        _table(rng, power, spectrum, features, present, max(1, modes // total))
-        for power, features, present in groups
-    ]
+    total = sum(len(power) for power, *_ in groups)
+    tables = [_table(rng, group, spectrum, max(1, modes // total)) for group in groups]
     columns = [jnp.asarray(np.concatenate(column)) for column in zip(*tables)]
     spectrum = _climb(spectrum, *columns, steps=steps, rate=5e-3)
     return _climb(spectrum, *columns, steps=steps // 2, rate=1e-3)

@@ -43,12 +43,20 @@ class Inputs(NamedTuple):
         sees volumes divided by it.
       coverage: How well each voxel is seen, ``[z, x, 1]`` in [0, 1].
       features: Scalars, see ``series.inputs.features``.
+      regression: Estimate of a regression network ``[z, x, y]`` around which another
+        one samples; None where there is none.
     """
 
     tikhonov: jax.Array
     level: jax.Array
     coverage: jax.Array
     features: jax.Array
+    regression: jax.Array | None = None
+
+    @property
+    def best(self) -> jax.Array:
+        """The regression's estimate or, without one, the quadratic estimate."""
+        return self.tikhonov if self.regression is None else self.regression
 
 
 class Frame(NamedTuple):

@@ -35,6 +35,8 @@ class Condition(NamedTuple):
       present: 1 where the condition is given, 0 where it is dropped, ``[b]``.
       guess: The linear guess of the clean data, ``[b, z, x, y]``, see
         ``diffusion.spectrum``; for networks that refine one.
+      regression: What a regression network adds to ``volume``, ``[b, z, x, y]``; zeros
+        where there is none; for networks with ``NetworkConfig.regression``.
     """
 
     volume: jax.Array
@@ -42,6 +44,7 @@ class Condition(NamedTuple):
     features: jax.Array
     present: jax.Array
     guess: jax.Array | None = None
+    regression: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,7 @@ class NetworkConfig:
       filters: Linear filters of the noisy patches, see ``unet.UNet``.
       features: How many of the scalars it is shown.
       refines: Whether it refines a linear guess, see ``diffusion.spectrum``.
+      regression: Whether it is shown the estimate of a regression network too.
     """
 
     kind: str = "unet"
@@ -87,6 +91,7 @@ class NetworkConfig:
     filters: int = 0
     features: int = 4
     refines: bool = False
+    regression: bool = False
 
     @property
     def architecture(self) -> NetworkConfig:
@@ -137,6 +142,10 @@ def make_network(config: NetworkConfig) -> Network:
         fields = jnp.stack([x, condition.volume, coverage], axis=-1)
         if config.refines:
             fields = jnp.concatenate([fields, condition.guess[..., None]], axis=-1)
+        if config.regression:
+            given = condition.regression
+            added = jnp.zeros_like(x) if given is None else given
+            fields = jnp.concatenate([fields, added[..., None]], axis=-1)
         present = condition.present[:, None]
         known = condition.features[:, : config.features]
         known = known * jnp.where(kept, 1.0, present)
@@ -176,6 +185,25 @@ def make_network(config: NetworkConfig) -> Network:
         return channel(out, 0, x.shape), channel(out, 1, x.shape)
 
     return Network(init, apply, config, apply_both if config.log_variance else None)
+
+
+def with_regression(params: dict, config: NetworkConfig) -> dict:
+    """Weights of a network that is shown no regression, for one that is.
+
+    Args:
+      params: Of a U-Net with ``config`` but ``regression`` false.
+      config: Its own, or that of the new network.
+
+    Returns:
+      Weights of the new network, which answers as the old one whatever it is shown.
+    """
+    kernel = params["stem"]["kernel"]
+    *taps, inside, features = kernel.shape
+    size = config.patch ** (2 if config.planar else 3)
+    old = kernel.reshape(*taps, size, inside // size, features)
+    wide = jnp.pad(old, [(0, 0)] * (old.ndim - 2) + [(0, 1), (0, 0)])
+    stem = params["stem"] | {"kernel": wide.reshape(*taps, -1, features)}
+    return params | {"stem": stem}
 
 
 # Kind -> (config) -> module of ``(fields [b, z, x, y, c], scalars [b, f])`` to one

@@ -98,6 +98,13 @@ def read_card(path: Path) -> dict[str, Any]:
             "none",
             "export it again from its training checkpoint",
         )
+    if card["network"].get("regression") and "regression" not in card:
+        raise gate.bad_input(
+            f"prior: {path.name}: regression",
+            "the prior around whose estimate it samples",
+            "none",
+            "export it again from its training checkpoint",
+        )
     return card
 
 
@@ -203,6 +210,12 @@ def _digest(value: Any) -> str:
     return "" if good else "64 hexadecimal digits"
 
 
+def _named(values: Any) -> str:
+    good = isinstance(values, dict) and set(values) == {"prior", "sha256"}
+    good = good and isinstance(values["prior"], str) and not _digest(values["sha256"])
+    return "" if good else "the name of a prior and its sha256"
+
+
 _CHECKS: dict[str, Callable[[Any], str]] = {
     "network": _network,
     "residual_scale": _scale,
@@ -210,4 +223,5 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "metric_sample": _metric,
     "half_range_deg": _half_range,
     "sha256": _digest,
+    "regression": _named,
 }

@@ -36,7 +36,13 @@ MAX_HEADER_BYTES = 2**25
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "residual_scale", "metric_mean", "metric_sample"],
+    data_fields=[
+        "params",
+        "residual_scale",
+        "metric_mean",
+        "metric_sample",
+        "regression",
+    ],
     meta_fields=["network"],
     drop_fields=["card", "sha256"],
 )
@@ -54,6 +60,8 @@ class Prior:
       metric_sample: The same for guesses inside the sampler, at infinite noise.
       card: The JSON card.
       sha256: Of the weight file.
+      regression: Prior whose one call the network samples around; None for the
+        quadratic estimate.
     """
 
     network: Network
@@ -63,6 +71,7 @@ class Prior:
     metric_sample: Metric
     card: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
     sha256: str = dataclasses.field(default="", compare=False)
+    regression: Prior | None = None
 
     @property
     def sigma_mean(self) -> float:
@@ -188,7 +197,22 @@ def _load(path: Path, pinned: str | None, modified: int) -> Prior:
         network = make_network(config)
         abstract = jax.eval_shape(network.init, jax.random.key(0))
     params = _unflatten(tensors, abstract, path.name)
-    return Prior(network, params, scale, metrics[0], metrics[1], card, digest)
+    first = _regression(card, path) if config.regression else None
+    return Prior(network, params, scale, metrics[0], metrics[1], card, digest, first)
+
+
+def _regression(card: dict[str, Any], path: Path) -> Prior:
+    """The prior that a card names, shipped or in the same folder."""
+    named = card["regression"]
+    name = named["prior"]
+    prior = load_prior(name if name in _registry() else path.parent / name)
+    if prior.sha256 != named["sha256"]:
+        raise InputError(
+            f"prior: expected the regression {name} of {path.name} with sha256 "
+            f"{named['sha256']}, got {prior.sha256}; use the release of temdiff_jax "
+            "that wrote it"
+        )
+    return prior
 
 
 def _refuse_repeats(data: bytes) -> None:

@@ -21,6 +21,7 @@ from temdiff_jax.io.alignment.record import Alignment
 from temdiff_jax.io.tilt_series import TiltSeries
 from temdiff_jax.priors import Prior, range_verdict
 from temdiff_jax.reconstruction import save
+from temdiff_jax.reconstruction.denoiser import regressed
 from temdiff_jax.reconstruction.method import Estimate, Method, on_host
 from temdiff_jax.reconstruction.methods import RESAMPLE
 from temdiff_jax.reconstruction.plan import (
@@ -321,6 +322,7 @@ def compare(
 
 
 def _run(choice: Choice, key: jax.Array, problem: Problem, watch: Watch) -> Estimate:
+    problem = regressed(problem, choice.prior, choice.settings.windows)
     return choice.method.run(key, problem, choice.prior, choice.settings, watch)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from temdiff_jax.diffusion import parameterisation, spectrum
 from temdiff_jax.inverse.problem import UNIT_NM, Frame, Problem
@@ -14,18 +16,21 @@ from temdiff_jax.model import NUM_FEATURES, Condition
 from temdiff_jax.priors import Prior
 from temdiff_jax.reconstruction import tiling
 
+# Voxels so much smaller or larger than those of its card are shown a regression.
+VOXEL_SLACK = 1.06
+
 
 def frame_of(problem: Problem, prior: Prior) -> Frame:
     """Units in which the network of a prior sees the series.
 
-    What the quadratic estimate leaves over, for a network of the residual.  For one of
-    the volume: around the mean, in units of the volume's expected spread; the
-    quadratic estimate stays where the sampler does not reach.
+    What the quadratic estimate, or a regression's, leaves over, for a network of the
+    residual.  For one of the volume: around the mean, in units of the volume's expected
+    spread; the quadratic estimate stays where the sampler does not reach.
     """
     shown, geometry = problem.shown, problem.geometry
     spread = prior.residual_scale(shown.features)
     if prior.network.config.target == "residual":
-        return Frame(shown.tikhonov, shown.level * spread)
+        return Frame(shown.best, shown.level * spread)
     inside = geometry.pad_lateral(geometry.crop(shown.tikhonov))
     return Frame(shown.tikhonov - inside, shown.level * jnp.sqrt(1.0 + spread**2))
 
@@ -77,20 +82,26 @@ def _in_windows(prior, problem, window, function):
     estimate = geometry.crop(shown.tikhonov) / shown.level
     seen = jnp.broadcast_to(geometry.crop(shown.coverage), estimate.shape)
     law = prior.residual_scale.spectrum if prior.network.config.refines else None
+    first = shown.regression
+    added = jnp.zeros_like(estimate)
+    if first is not None:
+        added = geometry.crop(first) / shown.level - estimate
 
     def apply(x, sigma):
         batch = x.shape[0]
         sigmas, ones = jnp.full((batch,), sigma), jnp.ones((batch,))
         features = jnp.broadcast_to(shown.features, (batch, *shown.features.shape))
 
-        def one_window(x, estimate, seen):
-            here, power = Condition(estimate, seen, features, ones), None
+        def one_window(x, estimate, seen, added):
+            here = Condition(estimate, seen, features, ones, regression=added)
+            power = None
             if law is not None:
-                power = law(x.shape[1:], features[:1], ones[:1])
+                after = jnp.zeros(1) if first is None else ones[:1]
+                power = law(x.shape[1:], features[:1], ones[:1], after)
                 power = jnp.broadcast_to(power, x.shape)
             return function(x, sigmas, here, power)
 
-        fields = [x, *(jnp.broadcast_to(f, x.shape) for f in (estimate, seen))]
+        fields = [x, *(jnp.broadcast_to(f, x.shape) for f in (estimate, seen, added))]
         return tiling.apply_windowed(
             one_window,
             fields,
@@ -99,6 +110,33 @@ def _in_windows(prior, problem, window, function):
         )
 
     return apply
+
+
+def regressed(
+    problem: Problem, prior: Prior | None, window: tuple[int, int, int]
+) -> Problem:
+    """The problem with the estimate around which a prior samples.
+
+    As it is for a prior without regression, and where the voxel size is not one that
+    the regression was trained on: the prior then samples around the quadratic estimate.
+    """
+    first = None if prior is None else prior.regression
+    if first is None:
+        return problem
+    low, high = first.card.get("voxel_size_nm") or (0.0, np.inf)
+    if not low / VOXEL_SLACK <= float(problem.voxel_nm) <= high * VOXEL_SLACK:
+        return problem
+    return _regressed(problem, first, window=window)
+
+
+@functools.partial(jax.jit, static_argnames="window")
+def _regressed(problem, first, *, window):
+    zeros = jnp.zeros((1, *problem.field_of_view))
+    guess = denoiser(first, problem, window)
+    residual = guess(zeros, jnp.float32(first.sigma_mean))[0]
+    wide = problem.to_volume(residual, frame_of(problem, first))
+    inputs = problem.shown._replace(regression=wide)
+    return dataclasses.replace(problem, inputs=inputs)
 
 
 def unconditional(
@@ -145,5 +183,8 @@ def mirror_problem(problem: Problem, flips: jax.Array) -> Problem:
     mirrored = shown._replace(
         tikhonov=mirror(shown.tikhonov, flips),
         coverage=mirror(shown.coverage, flips),
+        regression=None
+        if shown.regression is None
+        else mirror(shown.regression, flips),
     )
     return dataclasses.replace(problem, inputs=mirrored)

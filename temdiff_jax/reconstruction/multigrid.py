@@ -16,16 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from temdiff_jax.diffusion import algebra, consistency, pyramid, schedule
-from temdiff_jax.inverse.precision import Precision, low_rank
 from temdiff_jax.inverse.problem import Problem
-from temdiff_jax.inverse.tikhonov import TikhonovSettings, settings_for
+from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.priors import Prior
-from temdiff_jax.projector import ray_lengths
 from temdiff_jax.reconstruction.denoiser import denoiser, frame_of
 from temdiff_jax.reconstruction.sample import BATCH_VOXELS, largest_divisor
 from temdiff_jax.reconstruction.settings import Rule, Settings, Solver
 from temdiff_jax.reconstruction.watch import Watch
-from temdiff_jax.series import inputs, noise
+from temdiff_jax.series.grids import grids_of
 
 # Noise level of a coarse grid at which the next finer one begins.
 HAND_OVER = 1.1
@@ -52,71 +50,24 @@ def steps_for(problem: Problem, settings: Settings) -> Steps:
     """
     nz, nx, ny = problem.field_of_view
     size = float(problem.voxel_nm)
+    regressed = problem.inputs is not None and problem.inputs.regression is not None
 
     def fits(factor):
         least = min(nz, nx, ny) >= LEAST_EXTENT * factor
         even = -nz % factor % 2 == 0 and -nx % factor % 2 == 0
         return factor == 1 or (size * factor <= COARSEST_NM and least and even)
 
-    factors = tuple(f for f in FACTORS if fits(f))
+    # What a regression leaves is small structure.
+    possible = FACTORS[1:] if regressed else FACTORS
+    factors = tuple(f for f in possible if fits(f))
     finer = (FINER_STEPS,) * (len(factors) - 1)
     return Steps(factors, (settings.num_steps, *finer))
 
 
-def renormalised(problem: Problem) -> Problem:
-    """A problem in units of its own tilts, with the noise floor of its grid.
-
-    A network is shown every grid in the units that the grid's own tilts ask for.
-    """
-    units, geometry = problem.units, problem.geometry
-    lengths = ray_lengths(geometry)
-    tilts = problem.tilts * units.contrast + units.mean * lengths
-    seen = jnp.any(problem.precision.seen(), axis=(1, 2)).astype(tilts.dtype)
-    own = noise.estimate_units(tilts, geometry, seen)
-    tilts = noise.normalise_tilts(tilts, geometry, own)
-    ratio = own.contrast / units.contrast
-    floor = (noise.NOISE_FLOOR * jnp.std(tilts, axis=(1, 2)))[:, None, None]
-    old = problem.precision
-    weight = jnp.broadcast_to(old.weight * ratio**2, tilts.shape)
-    weight = weight / (1.0 + weight * floor**2)
-    precision = Precision(weight)
-    if old.modes is not None:
-        precision = low_rank(weight, old.modes / ratio)
-    return dataclasses.replace(problem, tilts=tilts, precision=precision, units=own)
-
-
-@functools.partial(jax.jit, static_argnames=("factors", "num_iters"))
-def _grids(problem, smoothness, ridge, *, factors, num_iters):
-    settings = TikhonovSettings(smoothness, ridge, num_iters)
-    grids = tuple(
-        inputs.with_inputs(renormalised(problem.binned(factor)), settings)
-        for factor in factors
-    )
-    if problem.inputs is None or factors[-1] != 1:
-        return grids
-    # Priors are trained with the scalars of plain weights, see ``inputs.reweigh``.
-    change = problem.shown.features - grids[-1].shown.features
-    return tuple(
-        dataclasses.replace(
-            grid, inputs=grid.shown._replace(features=grid.shown.features + change)
-        )
-        for grid in grids
-    )
-
-
-def grids_of(
-    problem: Problem, settings: TikhonovSettings, factors: tuple[int, ...]
-) -> tuple[Problem, ...]:
-    """The problem on each grid, with the inputs of a network.
-
-    Args:
-      problem: Whose field of view and thickness the largest factor divides; with
-        inputs, the scalars that it shows hold for the finest grid, factor 1.
-      settings: Of the quadratic estimates.
-      factors: Binnings.
-    """
-    numbers = (jnp.float32(settings.smoothness), jnp.float32(settings.ridge))
-    return _grids(problem, *numbers, factors=factors, num_iters=settings.num_iters)
+def _grown(volume: jax.Array, extents: tuple[int, ...]) -> jax.Array:
+    """Repeats the border of ``[z, x, y]``, as many voxels on either side."""
+    missing = [n - m for n, m in zip(extents, volume.shape)]
+    return jnp.pad(volume, [(m // 2, m - m // 2) for m in missing], mode="edge")
 
 
 @functools.partial(jax.jit, static_argnames="window")
@@ -250,7 +201,10 @@ def draw_groups(
     else:
         even = dataclasses.replace(even, inputs=problem.inputs)
     degrees = np.rad2deg(np.asarray(problem.geometry.angles_rad, np.float64))
-    grids = grids_of(even, settings_for(degrees), steps.factors)
+    known = problem.shown.regression
+    if known is not None:
+        known = _grown(problem.to_input_units(known), even.field_of_view)
+    grids = grids_of(even, settings_for(degrees), steps.factors, known)
     means = tuple(mean_of(prior, grid, window=settings.windows) for grid in grids)
     pull = Pull(settings.the_rule(), settings.cg_iters, settings.consistency_from)
     chain = Chain(steps, settings.the_solver(), settings.windows, pull)

@@ -23,6 +23,9 @@ class Scenario:
       fewest_tilts: Tilts of a series, log-uniform from this to ``num_tilts``; 0 for
         always as many.
       voxel_nm: Voxel size; the specimen of the sources is drawn at this scale.
+      regressed: Whether blocks hold the estimate of ``DataConfig.regression``.
+      grids: Binnings of such a series, coarsest first; a block of each.
+      field: Width and height of its blocks, voxels; () for those of the others.
     """
 
     half_range_deg: tuple[float, float]
@@ -33,6 +36,9 @@ class Scenario:
     misaligned: float | None = None
     fewest_tilts: int = 0
     voxel_nm: float = 10.0
+    regressed: bool = False
+    grids: tuple[int, ...] = (1,)
+    field: tuple[int, ...] = ()
 
 
 SMALL_ERRORS = ErrorConfig(
@@ -78,6 +84,8 @@ class DataConfig:
         repetition.
       stain: How crops of the sources are varied.
       imaging: Ranges of the simulator.
+      regression: Name or file of the prior whose one call regressed scenarios begin
+        with; "" for none.
     """
 
     sources: tuple[str, ...] = (
@@ -105,6 +113,7 @@ class DataConfig:
     pool: int = 0
     stain: StainConfig = StainConfig()
     imaging: ImagingConfig = ImagingConfig(exact_counts=False)
+    regression: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,9 +19,11 @@ import numpy as np
 import scipy.special
 
 from temdiff_jax.geometry import TiltGeometry, lateral_margin_for
-from temdiff_jax.inverse.problem import UNIT_NM
+from temdiff_jax.inverse.problem import UNIT_NM, Problem
 from temdiff_jax.inverse.tikhonov import TikhonovSettings, settings_for_half_range
-from temdiff_jax.series import inputs
+from temdiff_jax.priors import Prior, load_prior
+from temdiff_jax.priors.regress import regress
+from temdiff_jax.series import grids, inputs
 from temdiff_jax.simulator import (
     StainConfig,
     phantoms,
@@ -53,12 +55,15 @@ class Block(NamedTuple):
       estimate: The quadratic estimate in the same units.
       coverage: ``[z, x, 1]``.
       features: ``[NUM_FEATURES]``.
+      regression: The estimate of a regression network, or the quadratic one again, in
+        the same units; None where no network is shown it.
     """
 
     truth: Array
     estimate: Array
     coverage: Array
     features: Array
+    regression: Array | None = None
 
 
 class Batch(NamedTuple):
@@ -68,14 +73,35 @@ class Batch(NamedTuple):
     estimate: Array
     coverage: Array
     features: Array
+    regression: Array | None = None
+
+
+class Conditions(NamedTuple):
+    """Numbers of one series that no program depends on.
+
+    Attributes:
+      half_range_deg: Half the tilt range.
+      smoothness, ridge: Of the quadratic estimate, for this range.
+      severity: Factor on the errors of the series.
+      num_tilts: Tilts of the series, at most those of the scenario; None for these.
+      voxel: Logarithm of the voxel size over ``UNIT_NM``, as it is told.
+    """
+
+    half_range_deg: jax.Array
+    smoothness: jax.Array
+    ridge: jax.Array
+    severity: jax.Array | float = 1.0
+    num_tilts: jax.Array | None = None
+    voxel: jax.Array | float = 0.0
 
 
 def wide_shape(scenario: Scenario, data: DataConfig) -> tuple[int, int, int]:
     """Core extents of the simulated slab, margin included."""
+    width, height = scenario.field or (data.block_width, data.block_height)
     margin = lateral_margin_for(
-        np.array([scenario.half_range_deg[1]]), scenario.thickness, data.block_width
+        np.array([scenario.half_range_deg[1]]), scenario.thickness, width
     )
-    return (scenario.thickness, data.block_width + 2 * margin, data.block_height)
+    return (scenario.thickness, width + 2 * margin, height)
 
 
 @functools.partial(
@@ -84,36 +110,28 @@ def wide_shape(scenario: Scenario, data: DataConfig) -> tuple[int, int, int]:
 def simulate_block(
     key: jax.Array,
     stain: jax.Array,
-    half_range_deg: jax.Array,
-    smoothness: jax.Array,
-    ridge: jax.Array,
-    severity: jax.Array | float = 1.0,
-    num_tilts: jax.Array | None = None,
-    voxel: jax.Array | float = 0.0,
+    conditions: Conditions,
+    regression: Prior | None = None,
     *,
     scenario: Scenario,
     width: int,
     imaging: ImagingConfig,
-    num_iters: int,
-) -> Block:
-    """Images one slab and computes its condition.
+) -> tuple[Block, ...]:
+    """Images one slab and computes its condition on every grid of the scenario.
 
     Args:
       key: Typed PRNG key.
       stain: Wide slab ``[z, x, y]``.
-      half_range_deg: Half the tilt range.
-      smoothness, ridge: Of the quadratic estimate, for this range.
-      severity: Factor on the errors of the series.
-      num_tilts: Tilts of the series, at most those of the scenario; None for these.
-      voxel: Logarithm of the voxel size over ``UNIT_NM``, as it is told.
+      conditions: Of this series.
+      regression: Network whose estimate blocks hold besides the quadratic one.
       scenario: Kind of series; its half-ranges and its ``misaligned`` are not read.
       width: Field of view, columns.
       imaging: Simulator ranges; the scenario's errors replace its own.
-      num_iters: Of the quadratic estimate.
 
     Returns:
-      A ``Block`` of JAX arrays.
+      A ``Block`` of JAX arrays for each of ``scenario.grids``.
     """
+    half_range_deg, smoothness, ridge, severity, num_tilts, voxel = conditions
     keys = jax.random.split(key, 4)
     count = scenario.num_tilts if num_tilts is None else num_tilts
     index = jnp.arange(scenario.num_tilts)
@@ -131,16 +149,34 @@ def simulate_block(
     valid = jnp.where(lose & ~ends, keep, True) & (index < count)
     valid = valid.astype(jnp.float32)
     # Traced, so that one program serves every range.
-    settings = TikhonovSettings(cast(float, smoothness), cast(float, ridge), num_iters)
+    settings = TikhonovSettings(cast(float, smoothness), cast(float, ridge))
     size = UNIT_NM * jnp.exp(voxel)
     ready = inputs.prepare(series.tilts, geometry, settings, valid, size)
-    unit = ready.units.contrast * ready.shown.level
-    truth = (geometry.crop(series.volume) - ready.units.mean) / unit
+    truth = geometry.crop(series.volume)
+    if regression is None:
+        return (_block(truth, ready),)
+    if not scenario.regressed:
+        block = _block(truth, ready)
+        return (block._replace(regression=block.estimate),)
+    volume = regress(regression, ready)
+    bare = dataclasses.replace(ready, inputs=None)
+    found = grids.grids_of(bare, settings, scenario.grids, volume)
+    return tuple(
+        _block(grids.binned(truth, factor), grid)
+        for grid, factor in zip(found, scenario.grids)
+    )
+
+
+def _block(truth: jax.Array, grid: Problem) -> Block:
+    """A specimen ``[z, x, y]``, input units, as a network is shown it on a grid."""
+    crop, shown, units = grid.geometry.crop, grid.shown, grid.units
+    regression = shown.regression
     return Block(
-        truth,
-        geometry.crop(ready.shown.tikhonov) / ready.shown.level,
-        geometry.crop(ready.shown.coverage),
-        ready.shown.features,
+        (truth - units.mean) / (units.contrast * shown.level),
+        crop(shown.tikhonov) / shown.level,
+        crop(shown.coverage),
+        shown.features,
+        None if regression is None else crop(regression) / shown.level,
     )
 
 
@@ -163,8 +199,15 @@ def _sample_phantom(key: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
 class BlockSource:
     """Simulates the blocks of a phase; holds no state but the loaded volumes."""
 
-    def __init__(self, bank: SourceBank, data: DataConfig, seed: int):
+    def __init__(
+        self,
+        bank: SourceBank,
+        data: DataConfig,
+        seed: int,
+        regression: Prior | None = None,
+    ):
         self.bank = bank
+        self.regression = regression
         self.data = data
         self.seed = seed
         coarsest = max(s.voxel_nm for s in data.scenarios) / data.source_voxel_nm
@@ -185,7 +228,8 @@ class BlockSource:
         sources = volumes.load_weighted_sources(folder, names)
         if data.source_shares and names == data.sources:
             sources = volumes.shared(sources, data.source_shares)
-        return cls(volumes.pack(sources), data, seed)
+        regression = load_prior(data.regression) if data.regression else None
+        return cls(volumes.pack(sources), data, seed, regression)
 
     def _stain(
         self, key: jax.Array, scenario: Scenario, voxel_nm: float, phantom: bool
@@ -202,8 +246,8 @@ class BlockSource:
         config = _at_voxel(self.data.stain, scenario.voxel_nm / UNIT_NM)
         return _sample_real(key, self.banks[factor], shape, config, zoom)
 
-    def block(self, phase: int, index: int, scenario: Scenario) -> Block:
-        """Block ``index`` of a phase, as NumPy arrays."""
+    def blocks(self, phase: int, index: int, scenario: Scenario) -> tuple[Block, ...]:
+        """Series ``index`` of a phase on its grids, as NumPy arrays."""
         rng = np.random.Generator(np.random.Philox(key=[self.seed, phase]))
         draws = rng.random((index + 1, 2))[index]
         own = np.random.Generator(np.random.Philox(key=[self.seed + 7, phase])).random(
@@ -224,21 +268,24 @@ class BlockSource:
             count = min(count, round(_log_between(limits, own[2])))
         told = np.log(voxel / UNIT_NM) + TOLD_STD * float(scipy.special.ndtri(own[3]))
         settings = settings_for_half_range(half_range)
-        block = simulate_block(
-            key_series,
-            stain,
+        conditions = Conditions(
             jnp.float32(half_range),
             jnp.float32(settings.smoothness),
             jnp.float32(settings.ridge),
             _severity(key_series, scenario),
             jnp.int32(count),
             jnp.float32(told),
-            scenario=_simulated(scenario),
-            width=self.data.block_width,
-            imaging=self.data.imaging,
-            num_iters=settings.num_iters,
         )
-        return jax.tree.map(np.asarray, block)
+        found = simulate_block(
+            key_series,
+            stain,
+            conditions,
+            self.regression,
+            scenario=_simulated(scenario),
+            width=scenario.field[0] if scenario.field else self.data.block_width,
+            imaging=self.data.imaging,
+        )
+        return jax.tree.map(np.asarray, found)
 
     def phase(self, phase: int) -> list[Block]:
         """All blocks of a phase, scenarios interleaved; see ``DataConfig.pool``."""
@@ -246,8 +293,9 @@ class BlockSource:
             phase %= self.data.pool
         count = len(self.data.scenarios)
         return [
-            self.block(phase, i, self.data.scenarios[i % count])
+            block
             for i in range(count * self.data.blocks_per_scenario)
+            for block in self.blocks(phase, i, self.data.scenarios[i % count])
         ]
 
 
@@ -333,7 +381,7 @@ def _mirrored(crop: Block, flips: np.ndarray) -> Block:
     x and z reverse the sign of the angles.
     """
     cut = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
-    return Block(crop.truth[cut], crop.estimate[cut], crop.coverage[cut], crop.features)
+    return _sliced(crop, cut)
 
 
 def central(block: Block, multiple: int) -> Batch:
@@ -346,8 +394,18 @@ def central(block: Block, multiple: int) -> Batch:
 
 def _cut(block: Block, start: Sequence[int], sizes: Sequence[int]) -> Block:
     cut = tuple(slice(s, s + c) for s, c in zip(start, sizes, strict=True))
-    coverage = np.broadcast_to(block.coverage, block.truth.shape)[cut]
-    return Block(block.truth[cut], block.estimate[cut], coverage, block.features)
+    coverage = np.broadcast_to(block.coverage, block.truth.shape)
+    return _sliced(block._replace(coverage=coverage), cut)
+
+
+def _sliced(block: Block, cut: tuple[slice, ...]) -> Block:
+    return Block(
+        block.truth[cut],
+        block.estimate[cut],
+        block.coverage[cut],
+        block.features,
+        None if block.regression is None else block.regression[cut],
+    )
 
 
 def _stack(rows: Sequence[Block]) -> Batch:

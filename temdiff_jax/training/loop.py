@@ -19,6 +19,7 @@ from temdiff_jax import parallel
 from temdiff_jax.diffusion import spectrum
 from temdiff_jax.errors import InputError
 from temdiff_jax.model import make_network
+from temdiff_jax.model.network import with_regression
 from temdiff_jax.priors import Prior
 from temdiff_jax.series import inputs
 from temdiff_jax.training import averages, flops
@@ -41,6 +42,7 @@ from temdiff_jax.training.step import (
     Metrics,
     TrainState,
     init_state,
+    is_regressed,
     make_targets,
 )
 
@@ -80,14 +82,15 @@ def fit_spectrum(
         batch = _cut(config, blocks, step)
         for present in (1.0, 0.0):
             shown = jnp.full(batch.truth.shape[0], present)
-            target, _ = make_targets(batch, scale, shown)
+            target, condition = make_targets(batch, scale, shown)
             power = spectrum.to_modes(target) ** 2
-            found = (power, jnp.asarray(batch.features), shown)
+            features = jnp.asarray(batch.features)
+            found = (power, features, shown, is_regressed(condition))
             groups.setdefault(target.shape[1:], []).append(found)
     parts = []
     for rows in groups.values():
-        power, features, shown = (jnp.concatenate(column) for column in zip(*rows))
-        parts.append((power, features, shown))
+        power, *known = (jnp.concatenate(column) for column in zip(*rows))
+        parts.append((power, known[0], known[1], known[2]))
     return scale._replace(spectrum=spectrum.fit(jax.random.key(config.seed), parts))
 
 
@@ -359,14 +362,12 @@ def _begin(
         params, ema = place.put_params(weights), place.put_params(weights)
         state = place.fresh()._replace(params=params, ema_params=ema)
         scale = initial.residual_scale
+        if config.network.refines:
+            scale = _fitted(config, blocks_of(0), log)
     elif latest is None:
         log("no checkpoint: training from scratch")
         state = place.fresh()
-        known = blocks_of(0)
-        scale = measure_residual_scale(known, by_series=config.optim.scale_by_series)
-        if config.network.refines:
-            log(f"fitting the spectrum of the residual to {len(known)} blocks")
-            scale = fit_spectrum(scale, known, config)
+        scale = _fitted(config, blocks_of(0), log)
     else:
         log(f"resuming from step {latest}")
         state = checkpoints.restore(latest, place.like)
@@ -383,9 +384,22 @@ def _begin(
     return state, scale
 
 
+def _fitted(
+    config: TrainConfig, blocks: list[Block], log: Callable[[str], None]
+) -> inputs.ResidualScale:
+    """Scale and, where the network refines a linear guess, spectrum of the residual."""
+    scale = measure_residual_scale(blocks, by_series=config.optim.scale_by_series)
+    if config.network.refines:
+        log(f"fitting the spectrum of the residual to {len(blocks)} blocks")
+        scale = fit_spectrum(scale, blocks, config)
+    return scale
+
+
 def _weights_of(initial: Prior, config: TrainConfig) -> dict:
     """Weights to begin with; raises InputError where they are of another network."""
     old, new = initial.network.config.architecture, config.network.architecture
+    if new == dataclasses.replace(old, regression=True) != old:
+        return with_regression(initial.params, new)
     if old != new:
         names = [f.name for f in dataclasses.fields(new)]
         odd = [n for n in names if getattr(old, n) != getattr(new, n)]
@@ -494,7 +508,8 @@ def _validate(
         float(np.asarray(place.ratio(state.ema_params, place.put_central(b), scale))[0])
         for b in batches
     ]
-    count, done = len(config.data.scenarios), int(state.step)
+    count = sum(len(s.grids) for s in config.data.scenarios)
+    done = int(state.step)
     gains = [float(-10 * np.log10(np.mean(ratio[i::count]))) for i in range(count)]
     if record is not None:
         values = {f"validation/gain_db_{i}": gain for i, gain in enumerate(gains)}

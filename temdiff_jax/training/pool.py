@@ -58,6 +58,8 @@ def identity(source: BlockSource) -> str:
         del fields[name]
     text = json.dumps([source.seed, fields], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode())
+    if source.regression is not None:
+        digest.update(source.regression.sha256.encode())
     digest.update(np.asarray(source.bank.values).tobytes())
     return digest.hexdigest()[:16]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,8 @@ def make_targets(
 ) -> tuple[jax.Array, Condition]:
     """Unit-variance target and condition of each crop.
 
-    With the condition: the residual ``(truth - estimate) / scale``.  Without it the
+    With the condition: the residual ``(truth - estimate) / scale``, of the regression's
+    estimate where there is one.  Without it the
     same network is asked for the volume itself, ``truth / sqrt(1 + scale^2)``, and so
     is always a network whose ``target`` is "volume".
     """
@@ -79,12 +80,33 @@ def make_targets(
     wide = present[:, None, None, None]
     clean = batch.truth / jnp.sqrt(1.0 + sigma**2)
     if target == "residual":
-        residual = (batch.truth - batch.estimate) / sigma
-        clean = jnp.where(wide > 0, residual, clean)
+        base = batch.estimate if batch.regression is None else batch.regression
+        clean = jnp.where(wide > 0, (batch.truth - base) / sigma, clean)
+    added = None
+    if batch.regression is not None:
+        added = (batch.regression - batch.estimate) * wide
     condition = Condition(
-        batch.estimate * wide, batch.coverage * wide, batch.features, present
+        batch.estimate * wide,
+        batch.coverage * wide,
+        batch.features,
+        present,
+        regression=added,
     )
     return clean, condition
+
+
+def is_regressed(condition: Condition) -> jax.Array:
+    """1 where a regression's estimate is shown, ``[b]``."""
+    if condition.regression is None:
+        return jnp.zeros_like(condition.present)
+    there = jnp.any(condition.regression != 0.0, axis=(1, 2, 3))
+    return there.astype(jnp.float32)
+
+
+def power_of(law: Any, shape: tuple[int, ...], condition: Condition) -> jax.Array:
+    """Power of the modes of crops ``[b, z, x, y]``, by what they are shown."""
+    known = condition.features, condition.present, is_regressed(condition)
+    return law(shape[1:], *known)
 
 
 class Draws(NamedTuple):
@@ -177,7 +199,7 @@ def refiner(network: Network, params: dict, condition: Condition, *, both: bool)
 
 def _refined_losses(params, target, condition, draws, network, prior_spectrum):
     """As `batch_losses`, in units of what the linear guess leaves."""
-    power = prior_spectrum(target.shape[1:], condition.features, condition.present)
+    power = power_of(prior_spectrum, target.shape, condition)
     noisy = target + draws.sigma[:, None, None, None] * draws.noise
     both = network.config.log_variance
     refine = refiner(network, params, condition, both=both)
@@ -375,7 +397,7 @@ def best_guess(
 def _refined_guess(params, target, condition, prior_spectrum, network, sigma):
     """``best_guess`` of a network that refines a linear guess: what is known."""
     size = target.shape[0]
-    power = prior_spectrum(target.shape[1:], condition.features, condition.present)
+    power = power_of(prior_spectrum, target.shape, condition)
     level = jnp.full((size,), spectrum.SIGMA_MEAN if sigma is None else sigma)
     noise = jax.random.normal(jax.random.key(0), target.shape)
     noisy = target + level[:, None, None, None] * noise

@@ -9,6 +9,7 @@ from temdiff_jax.evaluation.protocol import Case
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.reconstruction import multigrid
 from temdiff_jax.series import inputs
+from temdiff_jax.series.grids import grids_of, renormalised
 
 CASE = Case(20, 10)
 STEPS = multigrid.Steps((2, 1), (2, 2))
@@ -28,7 +29,7 @@ def problem(truth):
 
 def test_a_coarse_grid_is_what_binned_tilts_alone_would_give(problem):
     """Units, noise floor and voxel size as in training, where no fine grid is known."""
-    coarse = multigrid.renormalised(problem.binned(2))
+    coarse = renormalised(problem.binned(2))
     fine = problem.tilts * problem.units.contrast
     fine = fine + problem.background() * problem.units.contrast
     count, nu, ny = fine.shape
@@ -44,7 +45,7 @@ def test_a_coarse_grid_is_what_binned_tilts_alone_would_give(problem):
 
 
 def test_the_features_of_a_coarse_grid_tell_its_voxel_size(problem):
-    grids = multigrid.grids_of(problem, settings_for(CASE.angles_deg), (2, 1))
+    grids = grids_of(problem, settings_for(CASE.angles_deg), (2, 1))
     told = [float(grid.shown.features[-1]) for grid in grids]
     np.testing.assert_allclose(told, [np.log(2.0), 0.0], atol=1e-6)
     assert [grid.field_of_view for grid in grids] == [(8, 8, 8), (16, 16, 16)]

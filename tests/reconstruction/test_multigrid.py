@@ -14,6 +14,7 @@ from temdiff_jax.reconstruction import methods, multigrid
 from temdiff_jax.reconstruction.settings import Settings
 from temdiff_jax.reconstruction.watch import Watch
 from temdiff_jax.series import inputs
+from temdiff_jax.series.grids import grids_of
 
 DEGREES = np.linspace(-20.0, 20.0, 5)
 SETTINGS = Settings(
@@ -68,8 +69,8 @@ def test_scalars_of_the_finest_grid_are_those_of_the_series():
     known = dataclasses.replace(
         problem, inputs=shown._replace(features=shown.features + 0.5)
     )
-    coarse, fine = multigrid.grids_of(known, settings_for(DEGREES), (2, 1))
-    bare, _ = multigrid.grids_of(
+    coarse, fine = grids_of(known, settings_for(DEGREES), (2, 1))
+    bare, _ = grids_of(
         dataclasses.replace(problem, inputs=None), settings_for(DEGREES), (2, 1)
     )
     np.testing.assert_allclose(fine.shown.features, known.shown.features, atol=1e-5)
