@@ -104,9 +104,7 @@ def wide_shape(scenario: Scenario, data: DataConfig) -> tuple[int, int, int]:
     return (scenario.thickness, width + 2 * margin, height)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("scenario", "width", "imaging", "num_iters")
-)
+@functools.partial(jax.jit, static_argnames=("scenario", "width", "imaging"))
 def simulate_block(
     key: jax.Array,
     stain: jax.Array,
