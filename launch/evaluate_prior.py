@@ -74,6 +74,8 @@ class Drawn(NamedTuple):
       gains: Of the denoiser over its linear guess at ``LEVELS``, dB.
       spread: Of the error of the mean call by the network's own head, ``[z, x, y]``;
         NaN without one.
+      known: What the samples are drawn around, ``[z, x, y]``: the estimate of a
+        regression, or the base.
     """
 
     truth: np.ndarray
@@ -82,6 +84,7 @@ class Drawn(NamedTuple):
     samples: np.ndarray
     gains: np.ndarray
     spread: np.ndarray
+    known: np.ndarray
 
 
 def define_flags() -> None:
@@ -90,8 +93,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("volume", None, "npz file:key, uint8, heavy stain dark.")
     flags.DEFINE_string("cases", "10/1,60/3,120/3", "Tilt schemes, range/step.")
     flags.DEFINE_integer("size", 64, "Edge of the central cube that is used, voxels.")
-    flags.DEFINE_list("factors", ["4", "2", "1"], "Binnings, coarsest first.")
-    flags.DEFINE_list("steps", ["10", "4", "4"], "Noise levels on each grid.")
+    flags.DEFINE_list("factors", [], "Binnings, coarsest first; default: the prior's.")
+    flags.DEFINE_list("steps", [], "Noise levels on each grid; default: 10, then 4.")
     flags.DEFINE_float("voxel_nm", 10.0, "Voxel size of the volumes.")
     flags.DEFINE_integer(
         "cg_iters", 0, "Of the projection update in every step of every grid; 0: none."
@@ -205,7 +208,8 @@ def draw(
     ]
     gains = np.array([10 * np.log10(float(b) / float(a)) for a, b in errors])
     scaled = [np.asarray(v) / unit for v in (coarse, base, means[-1], samples)]
-    return Drawn(*scaled, gains, np.asarray(_head(prior, finest, window=window)))
+    head = np.asarray(_head(prior, finest, window=window))
+    return Drawn(*scaled, gains, head, known / unit)
 
 
 def _draw_on_one_grid(prior, truth, problem, key, count) -> Drawn:
@@ -220,7 +224,7 @@ def _draw_on_one_grid(prior, truth, problem, key, count) -> Drawn:
     base = ready.to_input_units(ready.shown.tikhonov)
     scaled = [np.asarray(v) / unit for v in (truth, base, found.volume, found.samples)]
     nothing = np.full(truth.shape, np.nan)
-    return Drawn(*scaled, np.full(len(LEVELS), np.nan), nothing)
+    return Drawn(*scaled, np.full(len(LEVELS), np.nan), nothing, scaled[1])
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "count"))
@@ -290,12 +294,13 @@ def _gain(truth: np.ndarray, base: np.ndarray, mean: np.ndarray, factor: int) ->
 
 def row(drawn: Sequence[Drawn]) -> dict[str, str]:
     """The figures of one tilt scheme, by name."""
-    truth, base, mean, samples, gains, head = map(np.stack, zip(*drawn))
+    truth, base, mean, samples, gains, head, known = map(np.stack, zip(*drawn))
     count = samples.shape[1]
     reference = decibel(truth - mean)
     figures = {
         "mean call over quadratic, dB": f"{decibel(truth - base) - reference:+.2f}",
         "the same, bin 2": f"{_gain(truth, base, mean, 2):+.2f}",
+        "of it the regression": f"{_gain(truth, base, known, 1):+.2f}",
         f"mean of {count}": f"{reference - decibel(truth - samples.mean(1)):+.2f}",
         "one sample": f"{reference - decibel(truth - samples[:, 0]):+.2f}",
     }
@@ -361,19 +366,26 @@ def page(table: dict[str, dict[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def steps_of(prior: Prior, factors: Sequence, counts: Sequence) -> multigrid.Steps:
+    """Grids and noise levels as given or, where empty, as the product has them."""
+    if not factors:
+        coarser = (2,) if prior.regression is not None else (4, 2)
+        factors = (*coarser, 1) if prior.network.config.refines else (1,)
+    counts = counts or (10, *[multigrid.FINER_STEPS] * (len(factors) - 1))
+    return multigrid.Steps(tuple(map(int, factors)), tuple(map(int, counts)))
+
+
 def main(argv: Sequence[str]) -> None:
     """Draws, scores, writes."""
     given = flags.FLAGS
     with program.refusals("evaluate_prior", argv):
-        steps = multigrid.Steps(
-            tuple(int(f) for f in given.factors), tuple(int(n) for n in given.steps)
-        )
+        prior = load_prior(given.prior)
+        steps = steps_of(prior, given.factors, given.steps)
         if len(steps.factors) != len(steps.counts) or given.size % steps.factors[0]:
             raise InputError(
                 f"--factors: expected as many as --steps, the first a divisor of "
                 f"{given.size}, got {list(steps.factors)} and {list(steps.counts)}"
             )
-        prior = load_prior(given.prior)
         refines = prior.network.config.refines
         if not refines and steps.factors != (1,):
             raise InputError(

@@ -113,6 +113,26 @@ def linear_prior():
 
 
 @pytest.fixture(scope="session")
+def regression_prior():
+    """A network of the residual with random weights, white data."""
+    from temdiff_jax.inverse.quadratic import Metric
+    from temdiff_jax.model import NUM_FEATURES, NetworkConfig, make_network
+    from temdiff_jax.priors import Prior
+    from temdiff_jax.series import inputs
+
+    network = make_network(
+        NetworkConfig(channels=(8,), blocks=(1,), norm="rms", features=NUM_FEATURES)
+    )
+    leaves, tree = jax.tree.flatten(network.init(jax.random.key(0)))
+    rng = np.random.default_rng(3)
+    leaves = [leaf + 0.1 * rng.normal(size=leaf.shape) for leaf in leaves]
+    params = jax.tree.unflatten(tree, [leaf.astype(np.float32) for leaf in leaves])
+    scale = inputs.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES))
+    metric = Metric(jnp.float32(1.0), jnp.float32(0.1))
+    return Prior(network, params, scale, metric, metric)
+
+
+@pytest.fixture(scope="session")
 def tiny_prior(tmp_path_factory) -> Path:
     """Path of a prior of two small levels with random weights."""
     from temdiff_jax.model import NetworkConfig, make_network

@@ -10,7 +10,6 @@ MOST = 7
 LONGER = {
     "temdiff_jax.reconstruction.api.reconstruct": 22,
     "temdiff_jax.io.tilt_series.tilt_series_from_arrays": 10,
-    "temdiff_jax.training.data.simulate_block": 12,
     "temdiff_jax.training.loop.train": 9,
     "temdiff_jax.training.step.advance": 8,
 }

@@ -88,7 +88,8 @@ def test_the_fit_finds_a_law_of_wedge_and_voxel_size():
     voxel = features[:, -1][:, None, None, None]
     expected = jnp.exp(-modes[..., 0] + 1.5 * modes[..., 4] + 2.0 * voxel)
     power = expected * jax.random.normal(jax.random.key(4), expected.shape) ** 2
-    found = spectrum.fit(KEY, [(power, features, present)], modes=40_000)
+    group = (power, features, present, jnp.zeros(count))
+    found = spectrum.fit(KEY, [group], modes=40_000)
     off = 10 * jnp.log10(found(shape, features, present) / expected)
     spread = float(jnp.std(10 * jnp.log10(expected)))
     # Within 1 dB, of a law that spans far more.
@@ -121,3 +122,34 @@ def test_numbers_that_are_no_spectrum_are_refused(fault):
         rows = rows[:2]
     with pytest.raises(ValueError, match="spectrum of layers"):
         spectrum.from_json(rows)
+
+
+def test_what_a_regression_leaves_has_a_power_of_its_own():
+    """Half as strong as what the quadratic estimate leaves; found by the fit."""
+    shape, count = (6, 8, 6), 40
+    features, present = jnp.zeros((count, 6)), jnp.ones(count)
+    regressed = (jnp.arange(count) % 2).astype(jnp.float32)
+    noise = jax.random.normal(jax.random.key(5), (count, *shape)) ** 2
+    power = jnp.where(regressed > 0, 0.5, 1.0)[:, None, None, None] * noise
+    law = spectrum.fit(KEY, [(power, features, present, regressed)], modes=40_000)
+    both = [law(shape, features[:1], present[:1], jnp.full(1, r)) for r in (0.0, 1.0)]
+    np.testing.assert_allclose(np.mean(both[1] / both[0]), 0.5, rtol=0.1)
+
+
+def test_an_older_spectrum_knows_no_regression():
+    """A card without the row for it gives one power for both."""
+    rows = spectrum.to_json(spectrum.init(KEY, 6))
+    rows[0]["weight"] = rows[0]["weight"][:-1]
+    law = spectrum.from_json(rows)
+    given = (SHAPE, jnp.ones((1, 6)), jnp.ones(1))
+    np.testing.assert_array_equal(law(*given), law(*given, jnp.ones(1)))
+
+
+def test_the_power_of_a_series_beyond_the_fit_stays_bounded():
+    law = spectrum.init(KEY, 6)
+    last = (jnp.ones_like(law.layers[2][0]), law.layers[2][1])
+    law = spectrum.Spectrum((*law.layers[:2], last))
+    far, farther = (
+        law(SHAPE, jnp.zeros((1, 6)).at[0, 4].set(v), jnp.ones(1)) for v in (12.0, 99.0)
+    )
+    np.testing.assert_allclose(far, farther, rtol=1e-2)

@@ -86,7 +86,13 @@ def test_figures_of_exact_samples():
         samples = mean + rng.normal(size=(count, *shape))
         drawn.append(
             evaluate_prior.Drawn(
-                truth, mean * 0.0, mean, samples, np.zeros(5), np.ones(shape)
+                truth,
+                mean * 0.0,
+                mean,
+                samples,
+                np.zeros(5),
+                np.ones(shape),
+                mean * 0.0,
             )
         )
     figures = evaluate_prior.row(drawn)

@@ -13,7 +13,7 @@ from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.model import NUM_FEATURES
 from temdiff_jax.projector import project
-from temdiff_jax.series import inputs
+from temdiff_jax.series import grids, inputs
 from temdiff_jax.simulator import ImagingConfig
 from temdiff_jax.training import data, loop, volumes
 from temdiff_jax.training.config import DataConfig, Scenario
@@ -66,25 +66,25 @@ def equal(first, second) -> bool:
 
 @pytest.mark.slow
 def test_block_is_a_function_of_seed_phase_and_index(source, folder):
-    block = source.block(2, 1, SCENARIO)
+    block = source.blocks(2, 1, SCENARIO)[0]
     assert block.truth.shape == block.estimate.shape == (10, 14, 9)
     assert block.coverage.shape == (10, 14, 1) and block.features.shape == (
         NUM_FEATURES,
     )
     assert all(np.all(np.isfinite(part)) for part in block[:4])
     again = data.BlockSource.from_files(folder, CONFIG.sources, CONFIG, seed=3)
-    assert equal(block, again.block(2, 1, SCENARIO))
-    for other in (source.block(3, 1, SCENARIO), source.block(2, 0, SCENARIO)):
+    assert equal(block, again.blocks(2, 1, SCENARIO)[0])
+    for other in (source.blocks(3, 1, SCENARIO)[0], source.blocks(2, 0, SCENARIO)[0]):
         assert not np.array_equal(block.truth, other.truth)
     reseeded = data.BlockSource(source.bank, CONFIG, seed=4)
-    assert not np.array_equal(block.truth, reseeded.block(2, 1, SCENARIO).truth)
+    assert not np.array_equal(block.truth, reseeded.blocks(2, 1, SCENARIO)[0].truth)
 
 
 @pytest.mark.slow
 def test_phase_holds_its_blocks_in_order(source):
     blocks = source.phase(2)
     assert len(blocks) == 2
-    assert equal(blocks[1], source.block(2, 1, SCENARIO))
+    assert equal(blocks[1], source.blocks(2, 1, SCENARIO)[0])
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_estimate_is_closer_to_the_truth_than_its_mean(source):
 
 
 def test_network_units_have_a_condition_of_unit_deviation(source):
-    block = source.block(2, 0, SCENARIO)
+    block = source.blocks(2, 0, SCENARIO)[0]
     np.testing.assert_allclose(np.std(block.estimate), 1.0, rtol=1e-3)
     assert 0 < block.coverage.min() and block.coverage.max() <= 1.0
 
@@ -109,18 +109,41 @@ def test_simulated_block_is_a_function_of_its_arguments(source):
         return data.simulate_block(
             key,
             stain,
-            jnp.float32(6.0),
-            jnp.float32(2.0),
-            jnp.float32(0.01),
+            data.Conditions(jnp.float32(6.0), jnp.float32(2.0), jnp.float32(0.01)),
             scenario=SCENARIO,
             width=CONFIG.block_width,
             imaging=CONFIG.imaging,
-            num_iters=40,
-        )
+        )[0]
 
     first, again = (simulate(jax.random.key(5)) for _ in range(2))
     assert equal(first, again)
     assert not np.array_equal(first.estimate, simulate(jax.random.key(6)).estimate)
+
+
+@pytest.mark.slow
+def test_a_series_with_a_regression_is_shown_on_each_of_its_grids(
+    source, regression_prior
+):
+    """The coarse specimen is the fine one binned; the regression goes with it."""
+    scenario = dataclasses.replace(
+        SCENARIO, thickness=8, regressed=True, grids=(2, 1), field=(16, 12)
+    )
+    config = dataclasses.replace(CONFIG, scenarios=(scenario, SCENARIO))
+    both = data.BlockSource(source.bank, config, 3, regression_prior)
+    coarse, fine = both.blocks(0, 0, scenario)
+    assert (coarse.truth.shape, fine.truth.shape) == ((4, 8, 6), (8, 16, 12))
+    means = np.asarray(grids.binned(jnp.asarray(fine.truth), 2))
+    slope, _ = np.polyfit(means.ravel(), coarse.truth.ravel(), 1)
+    assert np.corrcoef(means.ravel(), coarse.truth.ravel())[0, 1] > 0.9999
+    added = [b.regression - b.estimate for b in (coarse, fine)]
+    assert min(np.std(a) for a in added) > 0.01
+    means = np.asarray(grids.binned(jnp.asarray(fine.regression), 2))
+    np.testing.assert_allclose(
+        np.polyfit(means.ravel(), coarse.regression.ravel(), 1)[0], slope, rtol=1e-3
+    )
+    alone = both.blocks(0, 1, SCENARIO)
+    assert len(alone) == 1
+    np.testing.assert_array_equal(alone[0].regression, alone[0].estimate)
 
 
 def test_wide_shape_reaches_what_the_largest_tilt_sees():
