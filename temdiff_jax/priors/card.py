@@ -216,6 +216,22 @@ def _named(values: Any) -> str:
     return "" if good else "the name of a prior and its sha256"
 
 
+def _factors(values: Any) -> str:
+    wanted = "None, or num_samples and rows of half_range_deg, cell and factors"
+    if values is None:
+        return ""
+    try:
+        rows = values["rows"]
+        numbers = [values["num_samples"], *(row["half_range_deg"] for row in rows)]
+        numbers += [row["cell"] for row in rows]
+        numbers += [v for row in rows for v in row["factors"].values()]
+        good = bool(rows) and all(_is_number(v) and v > 0 for v in numbers)
+        levels = {tuple(row["factors"]) for row in rows}
+    except (KeyError, TypeError, AttributeError):
+        return wanted
+    return "" if good and len(levels) == 1 else wanted
+
+
 _CHECKS: dict[str, Callable[[Any], str]] = {
     "network": _network,
     "residual_scale": _scale,
@@ -224,4 +240,5 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "half_range_deg": _half_range,
     "sha256": _digest,
     "regression": _named,
+    "interval_factors": _factors,
 }

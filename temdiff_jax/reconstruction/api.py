@@ -20,7 +20,7 @@ from temdiff_jax.io.alignment import record
 from temdiff_jax.io.alignment.record import Alignment
 from temdiff_jax.io.tilt_series import TiltSeries
 from temdiff_jax.priors import Prior, range_verdict
-from temdiff_jax.reconstruction import save
+from temdiff_jax.reconstruction import intervals, save
 from temdiff_jax.reconstruction.denoiser import regressed
 from temdiff_jax.reconstruction.method import Estimate, Method, on_host
 from temdiff_jax.reconstruction.methods import RESAMPLE
@@ -76,6 +76,26 @@ class Result:
     weights: np.ndarray
     provenance: dict[str, Any]
     alignment: Alignment | None = None
+
+    def interval(self, level: float = 0.9, cell: int = 1) -> intervals.Interval:
+        """Where the truth is expected: ``mean -+ factor * std``.
+
+        Args:
+          level: Share of the truth that lies within.
+          cell: Edge of the cells whose means are meant, voxels; more than 1 needs
+            ``samples``.
+
+        Returns:
+          Lower and upper ends, and whether the level was found to hold on specimens of
+          known truth, see ``reconstruction.intervals``.
+
+        Raises:
+          InputError: No spread was drawn, no samples kept, or a level or cell that
+            does not exist.
+        """
+        return intervals.interval(
+            self.mean, self.std, self.samples, self.provenance, level, cell
+        )
 
     def save(
         self,
@@ -400,12 +420,22 @@ def _provenance(choice: Choice, job: preparation.Job, key: jax.Array) -> dict[st
         },
         "tikhonov": settings_for(series.angles_deg)._asdict(),
         "prior": network,
-        "calibrated": False,
+        "intervals": _intervals(choice, job),
         "range_seen_in_training": seen,
         "warnings": [*series.warnings, *doubts_of(choice, job)],
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }
+
+
+def _intervals(choice: Choice, job: preparation.Job) -> dict[str, Any]:
+    """Factors by which the spread becomes an interval, or why there are none."""
+    angles, prior = job.series.angles_deg, choice.prior
+    if choice.method.name != "default":
+        return {"uncalibrated": "factors are those of the method default"}
+    half = 0.5 * float(np.max(angles) - np.min(angles))
+    card = None if prior is None else prior.card
+    return intervals.describe(card, half, doubts_of(choice, job))
 
 
 def _alignment(method: str, series: TiltSeries) -> str:

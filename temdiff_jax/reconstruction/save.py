@@ -14,7 +14,7 @@ import numpy as np
 from temdiff_jax import baselines
 from temdiff_jax.io import axis, images, write
 from temdiff_jax.io.formats import ome_zarr
-from temdiff_jax.reconstruction import notes
+from temdiff_jax.reconstruction import intervals, notes
 
 if TYPE_CHECKING:
     from temdiff_jax.reconstruction.api import Result
@@ -64,7 +64,7 @@ def write_volumes(
     """
     kinds = (
         (result.mean, f"mean, method {result.provenance['method']}"),
-        (result.std, "standard deviation of the samples, uncalibrated"),
+        (result.std, intervals.label(result.provenance)),
     )
     size = result.provenance["voxel_size_angstrom"]
     for path, (volume, kind) in zip(paths, kinds):
