@@ -97,7 +97,8 @@ def describe(
 def cells_of(volume: np.ndarray, cell: int) -> np.ndarray:
     """Means over cubes ``[..., z, y, x]``; what is left over at the far ends is cut."""
     counts = [n // cell for n in volume.shape[-3:]]
-    cut = volume[(..., *(slice(n * cell) for n in counts))]
+    index: tuple[Any, ...] = (..., *(slice(n * cell) for n in counts))
+    cut = volume[index]
     split = [m for n in counts for m in (n, cell)]
     return cut.reshape(*volume.shape[:-3], *split).mean(axis=(-5, -3, -1))
 
@@ -121,10 +122,7 @@ def factor(
         return plain, record["uncalibrated"]
     fitted = record.get(f"cell_{cell}", {}).get(f"{level:g}")
     if fitted is None:
-        return (
-            plain,
-            f"no factor was fitted for the level {level:g} and cells of {cell}",
-        )
+        return plain, f"no factor was fitted for level {level:g} and cells of {cell}"
     return fitted * plain / student(level, record["num_samples"]), ""
 
 
