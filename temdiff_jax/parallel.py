@@ -118,11 +118,15 @@ def shared_out(devices: int, samples: int, rows: int, multiple: int) -> tuple[in
         even = devices % count == 0 and samples % count == 0
         if even and (slabs == 1 or rows % (slabs * multiple) == 0):
             return count, slabs
-    most = math.gcd(samples, devices) if rows % (2 * multiple) else devices - 1
+    fits = [
+        n
+        for n in range(1, devices)
+        if math.gcd(n, samples) == n or rows % (n * multiple) == 0
+    ]
     raise InputError(
-        f"devices: expected a number that {samples} samples and slabs of {multiple} of "
-        f"the {rows} rows can be divided by, got {devices}; use {max(1, most)} or less, "
-        "or other samples"
+        f"devices: expected a number that divides {samples} samples, slabs of "
+        f"{multiple} of the {rows} rows, or is a product of such two, got {devices}; "
+        f"use {max(fits, default=1)}, or draw other samples"
     )
 
 

@@ -54,7 +54,7 @@ LIBRARY = " ".join(ALLOWED)
 ALLOWED |= {
     "__init__": LIBRARY,
     "cli": f"{LIBRARY} __init__",
-    "configs": "errors model simulator training evaluation",
+    "configs": "errors model simulator training evaluation reconstruction",
     "launch": f"{LIBRARY} __init__ configs",
 }
 

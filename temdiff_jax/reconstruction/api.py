@@ -251,9 +251,7 @@ def run(
         parallel.check_alike("input", json.dumps(identity, sort_keys=True))
     if folder is not None:
         first = jax.process_index() == 0
-        parallel.all_succeed(
-            "state", lambda: first and open_folder(folder, identity)
-        )
+        parallel.all_succeed("state", lambda: first and open_folder(folder, identity))
 
     def tell(done: int, text: str) -> None:
         if on_progress is not None:

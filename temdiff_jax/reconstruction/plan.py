@@ -143,6 +143,20 @@ def make_plan(
     return Plan(choice, job, seed) if mesh is None else on_mesh(choice, job, seed, mesh)
 
 
+def division(choice: Choice, rows: int, devices: int) -> tuple[int, int]:
+    """Extents of a mesh of so many devices, see ``parallel.shared_out``.
+
+    Args:
+      choice: Whose samples are shared out.
+      rows: Of the tilts, along the tilt axis.
+      devices: To be used.
+    """
+    draws = "num_samples" in choice.method.takes
+    samples = choice.settings.num_samples if draws else 1
+    multiple = 1 if choice.prior is None else choice.prior.network.config.multiple
+    return parallel.shared_out(devices, samples, rows, multiple)
+
+
 def on_mesh(choice: Choice, job: preparation.Job, key: jax.Array, mesh: Mesh) -> Plan:
     """The plan of a reconstruction that devices share, checked.
 
