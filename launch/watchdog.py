@@ -77,7 +77,7 @@ class Watchdog:
             )
 
     def watched(self, ask: Callable[[int], str | None]) -> Callable[[int], str | None]:
-        """A question of a loop that is asked after every step, as a sign of progress."""
+        """The question that a loop asks after every step, as a sign of progress."""
 
         def asked(step: int) -> str | None:
             self.beat()

@@ -161,9 +161,11 @@ def on_mesh(array: Array, mesh: Mesh | None) -> jax.Array:
     if isinstance(array, jax.Array):
         if array.sharding.device_set == set(mesh.devices.flat):
             return array
+        array = np.asarray(array)
     shape = np.shape(array)
     rows = row_spec(mesh, shape[-3:]) if len(shape) > 2 else [None] * len(shape)
-    return place(array, NamedSharding(mesh, P(*[None] * (len(shape) - 3), *rows)))
+    layout = NamedSharding(mesh, P(*[None] * (len(shape) - 3), *rows))
+    return cast(jax.Array, place(array, layout))
 
 
 def to_host(array: jax.Array) -> np.ndarray:
