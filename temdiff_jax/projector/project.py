@@ -22,8 +22,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec as P
 
-from temdiff_jax import parallel
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.parallel import row_spec
 from temdiff_jax.projector import dense, kernels
 
 
@@ -159,7 +159,7 @@ def _on_mesh(kernel):
 
         if mesh is None:
             return part(data, angles)
-        spec = parallel.row_spec(mesh, data.shape)
+        spec = row_spec(mesh, data.shape)
         split = jax.shard_map(
             part, mesh=mesh, in_specs=(spec, P()), out_specs=spec, check_vma=False
         )
