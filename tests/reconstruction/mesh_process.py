@@ -20,7 +20,7 @@ from temdiff_jax.diffusion import chunked
 from temdiff_jax.projector import kernels
 from temdiff_jax.reconstruction import api
 
-LIMIT_S = 400
+LIMIT_S = 900
 NAMES = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter|"
 NAMES += "collective-broadcast|ragged-all-to-all"
 CALL = re.compile(r"= *(.*?) (" + NAMES + r")(?:-start)?[(]")

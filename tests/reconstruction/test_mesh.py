@@ -58,7 +58,7 @@ def start(prior, shape, *, processes=1):
 
 def reports(started):
     try:
-        said = [process.communicate(timeout=900) for process in started]
+        said = [process.communicate(timeout=2000) for process in started]
     finally:
         for process in started:
             process.kill()
