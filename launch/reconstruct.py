@@ -50,7 +50,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("set", [], "Override: field=value.")
     flags.DEFINE_string("compile_cache", None, "Own folder for compiled code.")
     processes.define_flags()
-    watchdog.define_flags()
+    watchdog.define_flags(60.0)
     flags.mark_flags_as_required(["config", "series_list", "workdir"])
 
 

@@ -56,7 +56,7 @@ def define_flags() -> None:
         "tensorboard", False, "Curves in WORKDIR/tensorboard; needs tensorboardX."
     )
     processes.define_flags()
-    watchdog.define_flags()
+    watchdog.define_flags(240.0)
     flags.mark_flags_as_required(["config", "data_dir", "workdir"])
 
 

@@ -10,29 +10,28 @@ from __future__ import annotations
 import faulthandler
 import os
 import pathlib
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 
-import jax
 from absl import flags
 
 # EX_TEMPFAIL of sysexits.h: try again.
 RESTART = 75
-# Seconds after which the dump is made from outside Python, whose lock may be held; the
-# process then ends with code 1.
+# Seconds after which the stacks are written to standard error from outside Python, whose
+# lock may be held; the process then ends with code 1.
 LATER = 30.0
-STACKS = "stacks_{}.txt"
 
 
-def define_flags() -> None:
-    """Defines --stuck_minutes."""
+def define_flags(minutes: float) -> None:
+    """Defines --stuck_minutes, with this default."""
     flags.DEFINE_float(
         "stuck_minutes",
-        60.0,
+        minutes,
         "Without progress for so long, write the stacks of all threads to "
-        "WORKDIR/stacks_PROCESS.txt and exit with code 75; 0 waits for ever.",
+        "WORKDIR/stacks_HOST_PROCESS.txt and exit with code 75; 0 waits for ever.",
         lower_bound=0.0,
     )
 
@@ -47,33 +46,27 @@ class Watchdog:
 
     def __init__(self, minutes: float, workdir: str | pathlib.Path) -> None:
         self._limit_s = 60.0 * minutes
-        self._path = pathlib.Path(workdir) / STACKS.format(jax.process_index())
+        name = f"stacks_{socket.gethostname()}_{os.getpid()}.txt"
+        self._path = pathlib.Path(workdir) / name
         self._last = time.monotonic()
         self._over = threading.Event()
-        self._stream = None
 
     def __enter__(self) -> Watchdog:
         if self._limit_s:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self._path.open("a", encoding="utf-8")
             self.beat()
             threading.Thread(target=self._look, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        if self._stream is not None:
-            faulthandler.cancel_dump_traceback_later()
-            self._stream.close()
-            if not self._path.stat().st_size:
-                self._path.unlink(missing_ok=True)
+        faulthandler.cancel_dump_traceback_later()
 
     def beat(self) -> None:
         """Tells of progress."""
         self._last = time.monotonic()
-        if self._stream is not None:
+        if self._limit_s:
             faulthandler.dump_traceback_later(
-                self._limit_s + LATER, exit=True, file=self._stream
+                self._limit_s + LATER, exit=True, file=sys.__stderr__
             )
 
     def watched(self, ask: Callable[[int], str | None]) -> Callable[[int], str | None]:
@@ -91,12 +84,13 @@ class Watchdog:
                 self._end()
 
     def _end(self) -> None:
-        assert self._stream is not None
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._stream.write(f"{stamp}: no progress for {self._limit_s:g} s\n")
-        self._stream.flush()
-        faulthandler.dump_traceback(self._stream, all_threads=True)
-        os.fsync(self._stream.fileno())
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("w", encoding="utf-8") as stream:
+            stream.write(f"{stamp}: no progress for {self._limit_s:g} s\n")
+            stream.flush()
+            faulthandler.dump_traceback(stream, all_threads=True)
+            os.fsync(stream.fileno())
         print(
             f"no progress for {self._limit_s:g} s: stacks of all threads in "
             f"{self._path}; exit code {RESTART}, the same command goes on",
