@@ -20,8 +20,8 @@ from absl import flags
 
 # EX_TEMPFAIL of sysexits.h: try again.
 RESTART = 75
-# Seconds after which the stacks are written to standard error from outside Python, whose
-# lock may be held; the process then ends with code 1.
+# Seconds after which the stacks go to standard error from outside Python, whose lock
+# may be held; the process then ends with code 1.
 LATER = 30.0
 
 
