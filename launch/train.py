@@ -6,7 +6,8 @@ Example:
         --set=optim.num_steps=6000 --set=data.steps_per_phase=64
 
 SIGTERM or SIGUSR1: the step under way ends, the state is saved, exit code 0.  Exit
-code 1: training failed and says why; 2: the command or its data are wrong.  Several
+code 1: training failed and says why; 2: the command or its data are wrong; 75: it came
+no further for --stuck_minutes.  Several
 processes, Slurm, GKE and TPU pods: launch/README.md.
 
 Every validation draws slices of held-out blocks into WORKDIR/previews; --tensorboard
@@ -17,22 +18,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import jax
 import numpy as np
 from absl import app, flags, logging
 
-from launch import program
+from launch import processes, program, watchdog
 from temdiff_jax.errors import InputError
+from temdiff_jax.io import lock
 from temdiff_jax.model import conv
 from temdiff_jax.priors import load_prior
 from temdiff_jax.report import gallery
-from temdiff_jax.training import checkpoint, lock, loop, meter, signals, telemetry
+from temdiff_jax.training import checkpoint, loop, meter, signals, telemetry
 from temdiff_jax.training.config import TrainConfig
 from temdiff_jax.training.preview import Preview
 
@@ -55,70 +55,9 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "tensorboard", False, "Curves in WORKDIR/tensorboard; needs tensorboardX."
     )
-    flags.DEFINE_string(
-        "coordinator",
-        None,
-        "host:port of process 0, for a run of several processes; 'auto' asks the "
-        "cluster. Not needed below srun.",
-    )
-    flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
-    flags.DEFINE_integer("process_id", None, "With --coordinator: which one, from 0.")
-    flags.DEFINE_integer(
-        "local_devices",
-        None,
-        "Devices that this process must have. Below srun the default is one a task; "
-        "give the number for one task a node.",
-    )
+    processes.define_flags()
+    watchdog.define_flags(240.0)
     flags.mark_flags_as_required(["config", "data_dir", "workdir"])
-
-
-def join_processes(
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-    local_devices: int | None,
-) -> None:
-    """Connects this process with the others of the run, before any array exists.
-
-    Without ``coordinator`` that happens below ``srun`` with more than one task only.
-
-    Raises:
-      InputError: The flags do not belong together, or the devices are not there.
-    """
-    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    below_srun = "SLURM_STEP_NODELIST" in os.environ and tasks > 1
-    automatic = coordinator == "auto" or (coordinator is None and below_srun)
-    ids = None if local_devices is None else list(range(local_devices))
-    if automatic:
-        jax.distributed.initialize(local_device_ids=ids)
-    elif coordinator is not None:
-        if num_processes is None or process_id is None or ":" not in coordinator:
-            raise InputError(
-                "--coordinator: expected host:port with --num_processes and "
-                f"--process_id, got {coordinator}, {num_processes} and {process_id}; "
-                "give all three, or --coordinator=auto on a cluster"
-            )
-        host = coordinator.rpartition(":")[0]
-        # The default listens on every interface, and knows no passwords.
-        own = coordinator if host in ("127.0.0.1", "localhost") else None
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            local_device_ids=ids,
-            cluster_detection_method="deactivate",
-            coordinator_bind_address=own,
-        )
-    elif num_processes is not None or process_id is not None:
-        raise InputError(
-            "--coordinator: expected host:port beside --num_processes and "
-            "--process_id, got none; give it, or leave out all three"
-        )
-    if local_devices is not None and jax.local_device_count() != local_devices:
-        raise InputError(
-            f"--local_devices: expected {local_devices} devices in this process, got "
-            f"{jax.local_device_count()}; correct the flag or the job's request"
-        )
 
 
 def measure_peak(config: TrainConfig, log: Callable[[str], None]) -> float:
@@ -196,7 +135,7 @@ def main(argv: Sequence[str]) -> None:
         if given.compile_cache:
             jax.config.update("jax_compilation_cache_dir", given.compile_cache)
         config = program.resolve(given.config, given.set)
-        join_processes(
+        processes.join(
             given.coordinator,
             given.num_processes,
             given.process_id,
@@ -213,6 +152,7 @@ def main(argv: Sequence[str]) -> None:
             Observers(
                 given.workdir, previews=given.previews, tensorboard=given.tensorboard
             ) as observers,
+            watchdog.Watchdog(given.stuck_minutes, given.workdir) as dog,
         ):
             loop.train(
                 config,
@@ -222,21 +162,21 @@ def main(argv: Sequence[str]) -> None:
                 max_minutes=given.max_minutes,
                 blocks=given.blocks,
                 initial=initial,
-                should_stop=watch,
+                should_stop=dog.watched(watch),
                 watch=loop.Watch(
                     observers.record, observers.show, measure_peak(config, log)
                 ),
             )
     except InputError as error:
-        fail(f"train: {error}", 2)
+        processes.fail(f"train: {error}", 2)
     except (checkpoint.SaveError, loop.Diverged) as error:
-        fail(f"train: {error}", 1)
+        processes.fail(f"train: {error}", 1)
     except Exception:
         if not jax.distributed.is_initialized():
             raise
-        fail(traceback.format_exc(), 1)
+        processes.fail(traceback.format_exc(), 1)
     if watch.reason is not None:
-        leave_at_once()
+        processes.leave_at_once()
 
 
 def say(line: str) -> None:
@@ -246,32 +186,6 @@ def say(line: str) -> None:
 
 def _say_nothing(line: str) -> None:
     """The log of all processes but the first, which speaks for them."""
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Exits with a message and a code.
-
-    Among several processes without a farewell: that would wait for the others, who wait
-    for this one, while its end is noticed and ends them too.
-    """
-    print(message, file=sys.stderr, flush=True)
-    if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
-def leave_at_once() -> None:
-    """Exits with code 0 and waits for nothing more.
-
-    The state is on the disk, while the next phase may be simulated for minutes, longer
-    than a scheduler waits.
-    """
-    if jax.distributed.is_initialized():
-        jax.distributed.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 
 from temdiff_jax.errors import InputError
@@ -41,6 +42,8 @@ class TiltGeometry:
         their mean.  Time grows in proportion.
       motion: How the tilts lie in their images, a ``projector.Motion``; ``None`` where
         they are aligned.  ``projector.project`` heeds it.
+      mesh: Devices that share volumes and tilts in slabs of y, see
+        ``parallel.sampling_mesh``; ``None`` leaves layouts to the compiler.
     """
 
     angles_rad: jax.Array
@@ -51,6 +54,7 @@ class TiltGeometry:
     )
     oversample: int = dataclasses.field(default=1, metadata={"static": True})
     motion: Any = None
+    mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
 
     @classmethod
     def from_degrees(

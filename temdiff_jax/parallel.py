@@ -1,15 +1,19 @@
-"""Meshes, and the layout of every training array on them.
+"""Meshes, and the layout of every array on them.
 
-Axis ``batch`` shares out the crops of a step and, on request, the parameters; axis
-``slab`` cuts every volume along y, the tilt axis, so that only convolutions need their
-neighbours' edges.  Every ``PartitionSpec`` is spelled at full rank, since two
-spellings of one layout compile twice.
+In training, axis ``batch`` shares out the crops of a step and, on request, the
+parameters; axis ``slab`` cuts every volume along y, the tilt axis, so that only
+convolutions need their neighbours' edges.  In a reconstruction axis ``sample`` shares
+out the posterior samples and axis ``y`` cuts volumes and tilts.  Every
+``PartitionSpec`` is spelled at full rank, since two spellings of one layout compile
+twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 import jax
 import numpy as np
@@ -21,10 +25,14 @@ from temdiff_jax.errors import InputError
 
 BATCH = "batch"
 SLAB = "slab"
+SAMPLE = "sample"
+ROWS = "y"
 # Smaller leaves (biases, scales, norms) are cheaper repeated than gathered.
 MIN_SHARED_SIZE = 1024
 
 Tree = TypeVar("Tree")
+Made = TypeVar("Made")
+Array = jax.Array | np.ndarray
 
 
 def make_mesh(
@@ -57,6 +65,156 @@ def make_mesh(
         )
     auto = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh((batch, slabs), (BATCH, SLAB), auto, devices=chosen)
+
+
+def sampling_mesh(
+    samples: int, slabs: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh ``(samples, slabs)`` with axes named ``SAMPLE`` and ``ROWS``.
+
+    Args:
+      samples: Devices, or rows of them, that draw samples of their own.
+      slabs: Devices that share a volume, along y.
+      devices: Default the first ``samples * slabs`` of all processes.
+
+    Raises:
+      InputError: Too few devices, or some process would have none.
+    """
+    every = list(jax.devices() if devices is None else devices)
+    wanted = samples * slabs
+    if samples < 1 or slabs < 1 or wanted > len(every):
+        raise InputError(
+            f"mesh: expected samples * slabs between 1 and the {len(every)} devices, "
+            f"got {samples} x {slabs}; ask for fewer"
+        )
+    chosen = every[:wanted]
+    idle = {d.process_index for d in every} - {d.process_index for d in chosen}
+    if idle:
+        raise InputError(
+            f"mesh: expected a part of it in each of {jax.process_count()} processes, "
+            f"got {wanted} of {len(every)} devices, none of process {min(idle)}; start "
+            "fewer processes, or take all devices"
+        )
+    auto = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((samples, slabs), (SAMPLE, ROWS), auto, devices=chosen)
+
+
+def shared_out(devices: int, samples: int, rows: int, multiple: int) -> tuple[int, int]:
+    """How many devices draw samples of their own, and how many share each volume.
+
+    As many as can draw samples, which exchange nothing.
+
+    Args:
+      devices: To be used, all of them.
+      samples: To be drawn, at least 1.
+      rows: Extent along y.
+      multiple: What a device's rows must be a multiple of.
+
+    Raises:
+      InputError: There is no such division.
+    """
+    for count in range(min(devices, samples), 0, -1):
+        slabs = devices // count
+        even = devices % count == 0 and samples % count == 0
+        if even and (slabs == 1 or rows % (slabs * multiple) == 0):
+            return count, slabs
+    fits = [
+        n
+        for n in range(1, devices)
+        if math.gcd(n, samples) == n or rows % (n * multiple) == 0
+    ]
+    raise InputError(
+        f"devices: expected a number that divides {samples} samples, slabs of "
+        f"{multiple} of the {rows} rows, or is a product of such two, got {devices}; "
+        f"use {max(fits, default=1)}, or draw other samples"
+    )
+
+
+def row_spec(mesh: Mesh, shape: tuple[int, ...]) -> P:
+    """Layout of volumes or tilts ``[..., i, j, y]``, at most one axis before them.
+
+    Cut along y, and the batch along the samples, where the mesh divides them.
+    """
+    spec: list[str | None] = [None] * len(shape)
+    if shape[-1] % mesh.shape[ROWS] == 0:
+        spec[-1] = ROWS
+    if len(shape) == 4 and shape[0] % mesh.shape[SAMPLE] == 0:
+        spec[0] = SAMPLE
+    return P(*spec)
+
+
+def keep_layout(array: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Tells the compiler the layout of ``row_spec``; without a mesh, nothing."""
+    if mesh is None:
+        return array
+    layout = NamedSharding(mesh, row_spec(mesh, array.shape))
+    return jax.lax.with_sharding_constraint(array, layout)
+
+
+def on_mesh(array: Array, mesh: Mesh | None) -> jax.Array:
+    """An array ``[..., y]`` that every process has whole, its rows shared out.
+
+    Arrays of less than three axes are repeated; those that lie on the mesh stay.
+    """
+    if mesh is None:
+        return jax.numpy.asarray(array)
+    if isinstance(array, jax.Array):
+        if array.sharding.device_set == set(mesh.devices.flat):
+            return array
+        array = np.asarray(array)
+    shape = np.shape(array)
+    rows = row_spec(mesh, shape[-3:]) if len(shape) > 2 else [None] * len(shape)
+    layout = NamedSharding(mesh, P(*[None] * (len(shape) - 3), *rows))
+    return cast(jax.Array, place(array, layout))
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+    """A whole array on the host of every process, which must all ask for it."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def all_succeed(name: str, action: Callable[[], Made]) -> Made:
+    """The result of an action that may refuse, if no process refuses it.
+
+    Raises:
+      InputError: In every process, where any of them raised one.
+    """
+    try:
+        made, refused = action(), None
+    except InputError as error:
+        made, refused = None, error
+    if jax.process_count() > 1:
+        flags = np.asarray(multihost_utils.process_allgather(np.int32(refused is None)))
+        others = np.flatnonzero(flags == 0)
+        if refused is None and others.size:
+            raise InputError(
+                f"{name}: expected success in all {flags.size} processes, got a "
+                f"refusal of process {others[0]}; its own line says why"
+            )
+    if refused is not None:
+        raise refused
+    return cast(Made, made)
+
+
+def check_alike(name: str, text: str) -> None:
+    """Checks that all processes were given the same; all must call it.
+
+    Raises:
+      InputError: They were not; raised in every process.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], np.int32)
+    every = np.asarray(multihost_utils.process_allgather(digest))
+    other = np.flatnonzero(np.any(every != every[0], axis=1))
+    if other.size:
+        raise InputError(
+            f"{name}: expected the same in all {len(every)} processes, got another in "
+            f"process {other[0]} than in process 0; give every process the same files "
+            "and options"
+        )
 
 
 def repeated(mesh: Mesh, ndim: int) -> NamedSharding:

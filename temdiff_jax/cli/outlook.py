@@ -46,10 +46,7 @@ class Outlook:
         from temdiff_jax.reconstruction import forecast
 
         size = forecast.Size.of(planned)
-        job = planned.job
-        found = forecast.predict(
-            size, planned.choice, job.options.weighting, job.series.angles_deg
-        )
+        found = forecast.of_plan(planned)
         disk = {"volumes": 2 * size.field, "page and record": _SMALL_FILES}
         if keeps:
             drawn = planned.choice.settings.num_samples

@@ -41,6 +41,14 @@ def reconstruct(
     out: options.Out = pathlib.Path(),
     volume_format: options.VolumeFormat = "mrc",
     overwrite: options.Overwrite = False,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Devices that share the work: samples first, then slabs along the "
+            "tilt axis.",
+        ),
+    ] = 1,
     resume: Annotated[
         bool,
         typer.Option(
@@ -84,6 +92,7 @@ def reconstruct(
         seed=seed,
         log=log,
         weighting=weighting,
+        devices=devices,
         dry_run=dry_run,
         resume=resume,
     ).checked()

@@ -36,6 +36,7 @@ class Settings:
     weighting: str = options.DEFAULT_WEIGHTING
     choice: Any = None
     effort: tuple[str, ...] = ()
+    devices: int = 1
     dry_run: bool = False
     resume: bool = False
 
@@ -250,9 +251,15 @@ def _choose(sampling: choices.Sampling) -> tuple[Any, list[str]]:
 
 def _planned(series: TiltSeries, settings: Settings) -> Any:
     """What the library will do, checked."""
+    from temdiff_jax import parallel
     from temdiff_jax.reconstruction import plan
     from temdiff_jax.series.preparation import SeriesOptions
 
+    mesh = None
+    if settings.devices > 1:
+        rows = series.tilts.shape[1]
+        shares = plan.division(settings.choice, rows, settings.devices)
+        mesh = parallel.sampling_mesh(*shares)
     options = SeriesOptions(
         thickness=settings.thickness,
         voxel_size_angstrom=series.voxel_size_angstrom,
@@ -261,7 +268,12 @@ def _planned(series: TiltSeries, settings: Settings) -> Any:
         alignment=series.alignment,
     )
     return plan.make_plan(
-        series.tilts, series.angles_deg, settings.choice, options, key=settings.seed
+        series.tilts,
+        series.angles_deg,
+        settings.choice,
+        options,
+        key=settings.seed,
+        mesh=mesh,
     )
 
 

@@ -170,6 +170,31 @@ def then(kernel: Kernel, change: Callable[..., jax.Array], *, every: int = 1) ->
     return Kernel(init, step)
 
 
+def each(kernel: Kernel, first: int | jax.Array = 0) -> Kernel:
+    """A kernel that handles every sample of a batch as if it were alone.
+
+    Sample i of the batch draws its noise from ``fold_in(key, first + i)``, so that
+    batches of any size, on any devices, give the same samples.
+
+    Args:
+      kernel: Of a batch of one.
+      first: Number of the first sample of the batch.
+    """
+
+    def init(x):
+        return jax.vmap(kernel.init)(x[:, None])
+
+    def step(key, state, sigma, sigma_next):
+        numbers = first + jnp.arange(jax.tree.leaves(state)[0].shape[0])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        state, info = jax.vmap(kernel.step, (0, 0, None, None))(
+            keys, state, sigma, sigma_next
+        )
+        return state, Info(info.sigma[0], rms(info.update_rms))
+
+    return Kernel(init, step)
+
+
 def rms(values: jax.Array) -> jax.Array:
     """Root of the mean square of all entries."""
     return jnp.sqrt(jnp.mean(values**2))

@@ -186,9 +186,8 @@ def _restore(
 def _as(like: jax.Array, content: np.ndarray) -> jax.Array:
     """Bytes as an array of the shape, dtype and kind of another."""
     form = _host(like)
-    array = jnp.asarray(
-        np.frombuffer(content.tobytes(), form.dtype).reshape(form.shape)
-    )
+    array = np.frombuffer(content.tobytes(), form.dtype).reshape(form.shape)
     if _is_key(like):
-        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))
-    return array
+        numbers = jnp.asarray(array)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(like))
+    return jax.device_put(array, like.sharding)

@@ -6,6 +6,9 @@ back-projection, and the derivative with respect to a tilt angle is the same loo
 with differentiated weights.  Batches (``vmap``) are folded into y, since all
 slices share one geometry.  Inside ``jax.shard_map`` the result varies along every
 mesh axis along which the data or the angles do.
+
+Of a geometry with a mesh every device handles its own rows of y, and its own volumes of
+a batch: their program sends nothing, whatever the layout of what surrounds it.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec as P
 
 from temdiff_jax.geometry import TiltGeometry
+from temdiff_jax.parallel import row_spec
 from temdiff_jax.projector import dense, kernels
 
 
@@ -59,6 +64,7 @@ def project(volume: jax.Array, geometry: TiltGeometry) -> jax.Array:
         steep=geometry.steep,
         order=0,
         oversample=geometry.oversample,
+        mesh=geometry.mesh,
     )
 
 
@@ -88,6 +94,7 @@ def backproject(tilts: jax.Array, geometry: TiltGeometry) -> jax.Array:
         steep=geometry.steep,
         order=0,
         oversample=geometry.oversample,
+        mesh=geometry.mesh,
     )
 
 
@@ -130,16 +137,35 @@ _project_p = Primitive("tilt_project")
 _backproject_p = Primitive("tilt_backproject")
 
 
-def _project_impl(volume, angles, *, num_u, steep, order, oversample):
-    return kernels.project_kernel(
-        volume, angles, num_u=num_u, steep=steep, order=order, oversample=oversample
-    )
+def _fold(data):
+    """A batch ``[b, i, j, y]`` as rows ``[i, j, b y]``: slices share one geometry."""
+    size, rows = data.shape[0], data.shape[3]
+    return jnp.moveaxis(data, 0, 2).reshape(*data.shape[1:3], size * rows)
 
 
-def _backproject_impl(tilts, angles, *, extents, steep, order, oversample):
-    return kernels.backproject_kernel(
-        tilts, angles, extents=extents, order=order, steep=steep, oversample=oversample
-    )
+def _unfold(data, size):
+    """Inverse of ``_fold``."""
+    return jnp.moveaxis(data.reshape(*data.shape[:2], size, -1), 2, 0)
+
+
+def _on_mesh(kernel):
+    """A kernel of rows, run by every device on its own part of the data."""
+
+    def whole(data, angles, *, mesh, **static):
+        def part(data, angles):
+            if data.ndim == 3:
+                return kernel(data, angles, **static)
+            return _unfold(kernel(_fold(data), angles, **static), data.shape[0])
+
+        if mesh is None:
+            return part(data, angles)
+        spec = row_spec(mesh, data.shape)
+        split = jax.shard_map(
+            part, mesh=mesh, in_specs=(spec, P()), out_specs=spec, check_vma=False
+        )
+        return split(data, angles)
+
+    return whole
 
 
 def _define(primitive, implementation, contractions, static_names):
@@ -149,34 +175,35 @@ def _define(primitive, implementation, contractions, static_names):
     # Outside jit the rule of the platform is taken as well.
     primitive.def_impl(jax.jit(call, static_argnames=static_names))
     for rule, platform in ((implementation, None), (contractions, "tpu")):
-        lowering = mlir.lower_fun(rule, multiple_results=False)
+        lowering = mlir.lower_fun(_on_mesh(rule), multiple_results=False)
         mlir.register_lowering(primitive, lowering, platform=platform)
 
 
 _define(
     _project_p,
-    _project_impl,
+    kernels.project_kernel,
     dense.project_kernel,
-    ("num_u", "steep", "order", "oversample"),
+    ("num_u", "steep", "order", "oversample", "mesh"),
 )
 _define(
     _backproject_p,
-    _backproject_impl,
+    kernels.backproject_kernel,
     dense.backproject_kernel,
-    ("extents", "steep", "order", "oversample"),
+    ("extents", "steep", "order", "oversample", "mesh"),
 )
 
 
 @_project_p.def_abstract_eval
 def _project_abstract(volume, angles, *, num_u, **static):
     del static
-    return volume.update(shape=(angles.shape[0], num_u, volume.shape[2]))
+    batch, rows = volume.shape[:-3], volume.shape[-1]
+    return volume.update(shape=(*batch, angles.shape[0], num_u, rows))
 
 
 @_backproject_p.def_abstract_eval
 def _backproject_abstract(tilts, angles, *, extents, **static):
     del angles, static
-    return tilts.update(shape=(*extents, tilts.shape[2]))
+    return tilts.update(shape=(*tilts.shape[:-3], *extents, tilts.shape[-1]))
 
 
 def _check_first_order(order):
@@ -220,7 +247,7 @@ def _project_transpose(cotangent, volume, angles, *, num_u, **static):
     del num_u
     if type(cotangent) is ad.Zero:
         return ad.Zero(volume.aval), None
-    extents = volume.aval.shape[:2]
+    extents = volume.aval.shape[-3:-1]
     return _backproject_p.bind(cotangent, angles, extents=extents, **static), None
 
 
@@ -228,12 +255,12 @@ def _backproject_transpose(cotangent, tilts, angles, *, extents, **static):
     del extents
     if type(cotangent) is ad.Zero:
         return ad.Zero(tilts.aval), None
-    num_u = tilts.aval.shape[1]
+    num_u = tilts.aval.shape[-2]
     return _project_p.bind(cotangent, angles, num_u=num_u, **static), None
 
 
 def _batch(primitive, args, dims, **static):
-    """Folds a batch into y; a batch of angle lists is mapped instead."""
+    """Folds a batch into y, on a mesh on every device; angle lists are mapped."""
     data, angles = args
     data_dim, angles_dim = dims
     if angles_dim is not None:
@@ -245,11 +272,12 @@ def _batch(primitive, args, dims, **static):
         return jax.lax.map(
             lambda pair: primitive.bind(pair[0], pair[1], **static), (data, angles)
         ), 0
-    data = jnp.moveaxis(data, data_dim, 2)  # [a, b, batch, y]
-    size, ny = data.shape[2:]
-    folded = data.reshape(*data.shape[:2], size * ny)
-    out = primitive.bind(folded, angles, **static)
-    return out.reshape(*out.shape[:2], size, ny), 2
+    data = jnp.moveaxis(data, data_dim, 0)
+    size = data.shape[0]
+    if static["mesh"] is None:
+        return _unfold(primitive.bind(_fold(data), angles, **static), size), 0
+    out = primitive.bind(data.reshape(-1, *data.shape[-3:]), angles, **static)
+    return out.reshape(*data.shape[:-3], *out.shape[1:]), 0
 
 
 ad.primitive_jvps[_project_p] = _project_jvp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
+from temdiff_jax import parallel
 from temdiff_jax.errors import InputError
 from temdiff_jax.geometry import CONVENTION
 from temdiff_jax.inverse.problem import Problem
@@ -154,6 +157,7 @@ def reconstruct(
     spread: weighting_lib.Spread | None = None,
     keep_samples: bool = False,
     state: str | Path | None = None,
+    mesh: Mesh | None = None,
     on_progress: Progress | None = None,
 ) -> Result:
     """Reconstructs a volume from a tilt series of any range.
@@ -196,6 +200,11 @@ def reconstruct(
       keep_samples: Return all samples.
       state: Folder that keeps what is finished; a run that was stopped goes on from
         there, with the bits of one that was not.  It stays when the run is over.
+      mesh: Devices that share the work, of ``parallel.sampling_mesh``: samples over
+        its first axis, slabs of y over its second.  With several processes all must
+        call alike, ``state`` is a folder that they share, and each gets the result.
+        Equal to one device but for rounding, where the network is given all rows at
+        once (``Settings.rows``).
       on_progress: Called with (done, total, message) as work proceeds.
 
     Raises:
@@ -211,16 +220,6 @@ def reconstruct(
             "angles: expected degrees, one per tilt, got none; pass them, or a series "
             "of load_tilt_series"
         )
-    choice = choose(
-        method,
-        prior,
-        settings,
-        rule=rule,
-        solver=solver,
-        schedule=schedule,
-        num_samples=num_samples,
-        num_steps=num_steps,
-    )
     options = preparation.SeriesOptions(
         thickness,
         voxel_size_angstrom,
@@ -231,7 +230,21 @@ def reconstruct(
         spread,
         alignment,
     )
-    planned = make_plan(tilts, angles, choice, options, key=key)
+
+    def make() -> Plan:
+        choice = choose(
+            method,
+            prior,
+            settings,
+            rule=rule,
+            solver=solver,
+            schedule=schedule,
+            num_samples=num_samples,
+            num_steps=num_steps,
+        )
+        return make_plan(tilts, angles, choice, options, key=key, mesh=mesh)
+
+    planned = make() if mesh is None else parallel.all_succeed("input", make)
     return run(planned, keep_samples=keep_samples, state=state, on_progress=on_progress)
 
 
@@ -249,13 +262,17 @@ def run(
       keep_samples, state, on_progress: As for ``reconstruct``.
 
     Raises:
-      InputError: The folder ``state`` was left by another run, or is damaged.
+      InputError: The folder ``state`` was left by another run, or is damaged; or the
+        processes of a mesh were given different input.
     """
     started = time.monotonic()
     choice, job = planned.choice, planned.job
     folder, identity = None if state is None else Path(state), planned.identity()
+    if planned.mesh is not None:
+        parallel.check_alike("input", json.dumps(identity, sort_keys=True))
     if folder is not None:
-        open_folder(folder, identity)
+        first = jax.process_index() == 0
+        parallel.all_succeed("state", lambda: first and open_folder(folder, identity))
 
     def tell(done: int, text: str) -> None:
         if on_progress is not None:
@@ -351,7 +368,8 @@ _judge = jax.jit(inputs.judge)
 
 def _to_file(array: ArrayLike) -> np.ndarray:
     """Core layout to file layout on the host, contiguous."""
-    return np.ascontiguousarray(np.swapaxes(np.asarray(array), -1, -2))
+    whole = parallel.to_host(array) if isinstance(array, jax.Array) else array
+    return np.ascontiguousarray(np.swapaxes(np.asarray(whole), -1, -2))
 
 
 def _result(
@@ -372,7 +390,7 @@ def _result(
     if samples is not None:  # unbiased; a single sample has no spread
         spread = samples.std(axis=0, ddof=min(1, len(samples) - 1))
     precision = problem.precision.per_tilt(problem.geometry.tilts_shape)
-    weights = np.asarray(precision)[:, 0, 0] / float(problem.units.contrast) ** 2
+    weights = parallel.to_host(precision)[:, 0, 0] / float(problem.units.contrast) ** 2
     factors = np.array(provenance["weighting"].get("factors", 1.0), np.float32)
     return Result(
         mean=sign * _to_file(found.volume),
@@ -383,7 +401,7 @@ def _result(
         tikhonov=sign * _to_file(tikhonov),
         reprojection=reprojection,
         residual=reprojection - sign * job.tilts[rows],
-        chi2=np.asarray(chi2)[rows] / np.maximum(factors, np.float32(1e-30)),
+        chi2=parallel.to_host(chi2)[rows] / np.maximum(factors, np.float32(1e-30)),
         weights=weights[rows],
         provenance=provenance,
         alignment=None if lying is None else record.taken(lying, rows),

@@ -48,6 +48,7 @@ def _compiled(settings: Settings) -> Settings:
     return Settings(
         window=settings.window,
         lateral=settings.lateral,
+        rows=settings.rows,
         mean_cg_iters=settings.mean_cg_iters,
         mirrors=settings.mirrors,
     )

@@ -176,6 +176,33 @@ def predict(
     return Forecast(stages, host, on_host, windows, count, calls, pairs)
 
 
+def of_plan(planned: Plan) -> Forecast:
+    """The forecast of a reconstruction; on a mesh, of each of its devices.
+
+    Devices that are the processor of the host share its memory, so that theirs is
+    counted together.
+    """
+    size, choice, job = Size.of(planned), planned.choice, planned.job
+    form, angles = job.options.weighting, job.series.angles_deg
+    whole = predict(size, choice, form, angles)
+    if planned.mesh is None or whole.on_host:
+        return whole
+    shares, slabs = planned.mesh.devices.shape
+    rows, settings = size.height // slabs, choice.settings
+    settings = dataclasses.replace(
+        settings,
+        num_samples=max(settings.num_samples // shares, 1),
+        rows=rows if slabs > 1 else settings.rows,
+    )
+    part = dataclasses.replace(size, height=rows)
+    own = predict(part, dataclasses.replace(choice, settings=settings), form, angles)
+    stages = [
+        stage._replace(steps=told.steps)
+        for stage, told in zip(own.stages, whole.stages, strict=True)
+    ]
+    return dataclasses.replace(whole, stages=tuple(stages))
+
+
 def speed() -> float:
     """How many cores of a CPU the device is worth."""
     if jax.default_backend() == "cpu":

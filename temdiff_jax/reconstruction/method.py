@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from temdiff_jax import parallel
 from temdiff_jax.errors import InputError, check_known
 from temdiff_jax.inverse.problem import Measurement, Problem
 from temdiff_jax.priors import Prior
@@ -154,7 +155,7 @@ def _to_input_units(problem: Problem, volume: jax.Array) -> jax.Array:
 def on_host(problem: Problem, volume: jax.Array) -> np.ndarray:
     """Field of view of wide normalised volumes, in input units."""
     bare = dataclasses.replace(problem, inputs=None)
-    return np.asarray(_to_input_units(bare, volume))
+    return parallel.to_host(_to_input_units(bare, volume))
 
 
 def collect(

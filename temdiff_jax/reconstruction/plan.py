@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
+from temdiff_jax import parallel
 from temdiff_jax.errors import InputError
 from temdiff_jax.inverse.precision import Precision
 from temdiff_jax.inverse.problem import Inputs, Problem, Units
@@ -21,7 +22,7 @@ from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.priors import Prior, load_prior, not_covered
 from temdiff_jax.reconstruction.method import Method
 from temdiff_jax.reconstruction.methods import check_network, method_of
-from temdiff_jax.reconstruction.sample import MakeSampler
+from temdiff_jax.reconstruction.sample import MakeSampler, largest_divisor
 from temdiff_jax.reconstruction.settings import Settings, check_windows
 from temdiff_jax.reconstruction.watch import Arrays, Watch
 from temdiff_jax.series import checks, preparation
@@ -67,7 +68,13 @@ class Plan:
             "key": key_data(self.key),
             "jax": [jax.__version__, metadata.version("jaxlib")],
             "device": jax.devices()[0].device_kind,
+            "mesh": None if self.mesh is None else list(self.mesh.devices.shape),
         }
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """Devices that share the work; None for one device."""
+        return self.job.geometry.mesh
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -118,11 +125,12 @@ def make_plan(
     options: preparation.SeriesOptions | None = None,
     *,
     key: int | jax.Array = 0,
+    mesh: Mesh | None = None,
 ) -> Plan:
     """Checks a reconstruction and computes nothing; ``api.run`` does it.
 
     Args:
-      tilts, angles, key: As for ``reconstruct``.
+      tilts, angles, key, mesh: As for ``reconstruct``.
       choice: Of ``choose``.
       options: Of the series.
 
@@ -131,7 +139,64 @@ def make_plan(
     """
     options = options or preparation.SeriesOptions()
     seed = checks.check_key(key)
-    return Plan(choice, preparation.check_series(tilts, angles, options), seed)
+    job = preparation.check_series(tilts, angles, options)
+    return Plan(choice, job, seed) if mesh is None else on_mesh(choice, job, seed, mesh)
+
+
+def division(choice: Choice, rows: int, devices: int) -> tuple[int, int]:
+    """Extents of a mesh of so many devices, see ``parallel.shared_out``.
+
+    Args:
+      choice: Whose samples are shared out.
+      rows: Of the tilts, along the tilt axis.
+      devices: To be used.
+    """
+    draws = "num_samples" in choice.method.takes
+    samples = choice.settings.num_samples if draws else 1
+    multiple = 1 if choice.prior is None else choice.prior.network.config.multiple
+    return parallel.shared_out(devices, samples, rows, multiple)
+
+
+def on_mesh(choice: Choice, job: preparation.Job, key: jax.Array, mesh: Mesh) -> Plan:
+    """The plan of a reconstruction that devices share, checked.
+
+    Raises:
+      InputError: The mesh does not divide the work, or the method or the series cannot
+        be divided.
+    """
+    shares, slabs = mesh.devices.shape
+    draws = "num_samples" in choice.method.takes
+    samples = choice.settings.num_samples if draws else 1
+    multiple = 1 if choice.prior is None else choice.prior.network.config.multiple
+    rows = job.geometry.volume_shape[2]
+    if draws and choice.prior is not None and choice.prior.network.config.refines:
+        raise InputError(
+            "mesh: expected a prior that draws samples on one grid, got one that goes "
+            "from coarse to fine; use one device, or --method mean"
+        )
+    if samples % shares:
+        raise InputError(
+            f"mesh: expected a number of samples that {shares} shares divide, got "
+            f"{samples}; draw {-(-samples // shares) * shares}, or use a mesh of "
+            f"{largest_divisor(samples, shares)} x {slabs}"
+        )
+    if rows % (slabs * multiple):
+        unit = slabs * multiple
+        raise InputError(
+            f"mesh: expected rows along the tilt axis that are a multiple of {unit} "
+            f"({slabs} slabs of {multiple}), got {rows}; pad the tilts to "
+            f"{-(-rows // unit) * unit} rows, or use fewer slabs"
+        )
+    if slabs > 1 and job.geometry.motion is not None:
+        raise InputError(
+            f"mesh: expected aligned tilts for {slabs} slabs of y, got an alignment, "
+            "which mixes their rows; resample the tilts first, or use one slab"
+        )
+    if slabs > 1:
+        settings = dataclasses.replace(choice.settings, rows=rows)
+        choice = dataclasses.replace(choice, settings=settings)
+    geometry = dataclasses.replace(job.geometry, mesh=mesh)
+    return Plan(choice, job._replace(geometry=geometry), key)
 
 
 def prepared(job: preparation.Job, watch: Watch) -> tuple[Problem, dict[str, Any]]:
@@ -155,17 +220,22 @@ def prepared(job: preparation.Job, watch: Watch) -> tuple[Problem, dict[str, Any
     found = watch.part("problem", make)
     weighed = json.loads(str(found["weighting"]))
 
+    mesh = job.geometry.mesh
+
     def fields(of: str) -> dict[str, Any]:
-        names = [name for name in found if name.startswith(f"{of}.")]
-        return {name.removeprefix(f"{of}."): jnp.asarray(found[name]) for name in names}
+        return {
+            name.removeprefix(f"{of}."): parallel.on_mesh(value, mesh)
+            for name, value in found.items()
+            if name.startswith(f"{of}.")
+        }
 
     problem = Problem(
         job.geometry,
-        jnp.asarray(found["tilts"]),
+        parallel.on_mesh(found["tilts"], mesh),
         Precision(**fields("precision")),
         Units(**fields("units")),
         Inputs(**fields("inputs")),
-        jnp.asarray(found["voxel_nm"]),
+        parallel.on_mesh(found["voxel_nm"], mesh),
     )
     return problem, weighed
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from temdiff_jax import parallel
 from temdiff_jax.diffusion import algebra, chunked, consistency, solvers
 from temdiff_jax.inverse.problem import Measurement, Problem
 from temdiff_jax.inverse.quadratic import Metric
@@ -97,13 +98,7 @@ def residual_sampler(
     else:
         kernel = solver(guess)
 
-    def start(key, shape):
-        """Noise with one key per sample, so that groups of any size agree."""
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0]))
-        noise = jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys)
-        return sigmas[0] * noise
-
-    return algebra.sampler(kernel, sigmas, start)
+    return algebra.sampler(kernel, sigmas)
 
 
 def residual_sampling(prior: Prior, settings: Settings) -> Sampling:
@@ -145,9 +140,15 @@ def sample(
 
 
 def groups(problem: Problem, sampling: Sampling) -> list[range]:
-    """Samples that advance together, groups of equal size: one program serves all."""
-    count, voxels = sampling.num_samples, int(np.prod(problem.field_of_view))
-    size = largest_divisor(count, BATCH_VOXELS // voxels) if sampling.together else 1
+    """Samples that advance together, groups of equal size: one program serves all.
+
+    On a mesh as many more as there are devices to share them out to.
+    """
+    mesh, voxels = problem.geometry.mesh, int(np.prod(problem.field_of_view))
+    shares, slabs = (1, 1) if mesh is None else mesh.devices.shape
+    count, most = sampling.num_samples, BATCH_VOXELS * slabs // voxels
+    each = largest_divisor(count // shares, most) if sampling.together else 1
+    size = shares * each
     return [range(first, first + size) for first in range(0, count, size)]
 
 
@@ -174,9 +175,15 @@ def draw_group(
       watch: Told of the sample-steps done; keeps the state after every chunk.
     """
     steps = sampling.num_steps
-    bound = _Bound(prior, problem, sampling.schedule(steps), dict(sampling.numbers))
+    bound = _Bound(
+        prior,
+        problem,
+        sampling.schedule(steps),
+        dict(sampling.numbers),
+        jnp.int32(group.start),
+    )
     program = _Program(sampling.make, sampling.counts, sampling.window)
-    begin, go_on = jax.random.split(jax.random.fold_in(key, group.start))
+    begin, go_on = jax.random.split(key)
     start, sigmas = _begin(begin, bound, group=len(group), program=program)
 
     def tell(done: int, total: int, info: algebra.Info) -> None:
@@ -189,7 +196,10 @@ def draw_group(
         sigmas,
         chunk=largest_divisor(steps, CHUNK_STEPS),
         on_progress=tell,
-        path=watch.file(f"samples_{group.start}_running"),
+        # Several processes keep whole groups only: none has the others' states.
+        path=None
+        if jax.process_count() > 1
+        else watch.file(f"samples_{group.start}_running"),
     )
     return _to_volumes(state.x, bound)
 
@@ -207,6 +217,7 @@ class _Bound(NamedTuple):
     problem: Problem
     sigmas: jax.Array
     numbers: dict[str, Any]
+    first: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,25 +230,29 @@ class _Program:
 
     def bind(self, bound: _Bound) -> algebra.Sampler:
         """The sampler of a series."""
-        prior, problem, sigmas, numbers = bound
+        prior, problem, sigmas, numbers, _ = bound
         guess = denoiser(prior, problem, self.window)
         data = problem.measurement(frame_of(problem, prior))
         options = {**numbers, **dict(self.counts)}
         return self.make(guess, data, sigmas=sigmas, **options)
 
     def __call__(self, bound: _Bound) -> algebra.Kernel:
-        """The kernel of ``bind``."""
-        return self.bind(bound).kernel
+        """The kernel of ``bind``, every sample by itself."""
+        return algebra.each(self.bind(bound).kernel, bound.first)
 
 
 @functools.partial(jax.jit, static_argnames=("group", "program"))
 def _begin(key, bound, *, group, program):
     sampler = program.bind(bound)
-    shape = (group, *bound.problem.field_of_view)
-    return sampler.start(key, shape), sampler.sigmas
+    shape = (1, *bound.problem.field_of_view)
+    numbers = bound.first + jnp.arange(group)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+    start = jax.vmap(lambda own: sampler.start(own, shape)[0])(keys)
+    return parallel.keep_layout(start, bound.problem.geometry.mesh), sampler.sigmas
 
 
 @jax.jit
 def _to_volumes(variables: jax.Array, bound: _Bound) -> jax.Array:
     frame = frame_of(bound.problem, bound.prior)
-    return jax.vmap(lambda v: bound.problem.to_volume(v, frame))(variables)
+    volumes = jax.vmap(lambda v: bound.problem.to_volume(v, frame))(variables[:, 0])
+    return parallel.keep_layout(volumes, bound.problem.geometry.mesh)

@@ -41,6 +41,8 @@ class Settings:
       lateral: The same across the beam, along x and y, where it is smaller; 0 for
         ``window``.  Of use to networks whose norms take their statistics over space
         (docs/reports/ablations.md).
+      rows: The same along y, the tilt axis; 0 for that of x.  On a mesh whose devices
+        share the rows it is all of them.
       cg_iters: Conjugate-gradient steps of a consistency update.
       mean_cg_iters: The same for the one-call estimate.
       mirrors: Whether the one-call estimate is averaged over the eight mirror
@@ -61,6 +63,7 @@ class Settings:
     schedule: str | Schedule | None = None
     window: int = 128
     lateral: int = 0
+    rows: int = 0
     cg_iters: int = 8
     mean_cg_iters: int = 20
     mirrors: bool = False
@@ -73,7 +76,7 @@ class Settings:
     def windows(self) -> tuple[int, int, int]:
         """Largest extents along z, x and y that the network is given."""
         across = min(self.window, self.lateral or self.window)
-        return (self.window, across, across)
+        return (self.window, across, self.rows or across)
 
     def the_rule(self) -> Rule | None:
         """The function that is meant by ``rule``."""
@@ -104,9 +107,9 @@ def check_windows(settings: Settings, network: Network) -> None:
       InputError: Not a multiple of the network's, or not above the overlap.
     """
     multiple = network.config.multiple
-    for name in ("window", "lateral"):
+    for name in ("window", "lateral", "rows"):
         window = getattr(settings, name)
-        if name == "lateral" and window == 0:
+        if name != "window" and window == 0:
             continue
         if window % multiple or window <= tiling.OVERLAP:
             raise InputError(

@@ -77,23 +77,18 @@ def apply_windowed(
     starts = [(z, x, y) for z in grids[0] for x in grids[1] for y in grids[2]]
     if len(starts) == 1:
         return function(*padded)[..., : extents[0], : extents[1], : extents[2]]
-    tapers = np.stack(
-        [
-            np.einsum(
-                "i,j,k->ijk",
-                *(
-                    taper(w, n, s, overlap)
-                    for w, n, s in zip(size, shape, start, strict=True)
-                ),
-            )
-            for start in starts
-        ]
-    )
+    # Three vectors a window: their products would be constants of many megabytes.
+    axes = zip(size, shape, zip(*starts, strict=True), strict=True)
+    tapers = [
+        jnp.asarray(np.stack([taper(w, n, start, overlap) for start in along]))
+        for w, n, along in axes
+    ]
     batch = padded[0].shape[0]
 
     def body(carry, item):
         total, norm = carry
-        start, weight = item
+        start, (along_z, along_x, along_y) = item
+        weight = along_z[:, None, None] * along_x[:, None] * along_y
         corner = (0, start[0], start[1], start[2])
         cut = [lax.dynamic_slice(f, corner, (batch, *size)) for f in padded]
         guess = function(*cut) * weight
@@ -104,6 +99,6 @@ def apply_windowed(
         return (total, norm), None
 
     zeros = (jnp.zeros_like(padded[0]), jnp.zeros(shape, padded[0].dtype))
-    items = (jnp.asarray(starts, jnp.int32), jnp.asarray(tapers))
+    items = (jnp.asarray(starts, jnp.int32), tapers)
     (total, norm), _ = lax.scan(body, zeros, items)
     return (total / norm)[..., : extents[0], : extents[1], : extents[2]]

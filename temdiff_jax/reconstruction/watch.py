@@ -17,8 +17,10 @@ import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
+from temdiff_jax import parallel
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 
@@ -68,9 +70,16 @@ class Watch:
         path = self.file(name)
         if path is None:
             return make()
-        if path.exists():
-            return _read(path)
-        arrays = {key: np.asarray(value) for key, value in make().items()}
+        if parallel.from_first_process(int(path.exists())):
+            return parallel.all_succeed("unfinished run", lambda: _read(path))
+        arrays = {
+            key: parallel.to_host(value)
+            if isinstance(value, jax.Array)
+            else np.asarray(value)
+            for key, value in make().items()
+        }
+        if jax.process_index():
+            return arrays
         with write.atomic_path(path, overwrite=True) as temporary:
             with temporary.open("wb") as stream:
                 np.savez(stream, allow_pickle=False, **arrays)
@@ -79,7 +88,7 @@ class Watch:
     def forget(self, name: str) -> None:
         """Remove what was kept of a part."""
         path = self.file(name)
-        if path is not None:
+        if path is not None and not jax.process_index():
             path.unlink(missing_ok=True)
 
 

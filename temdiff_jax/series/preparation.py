@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from temdiff_jax import layout
+from temdiff_jax import layout, parallel
 from temdiff_jax.errors import InputError, check_known
 from temdiff_jax.geometry import TiltGeometry
 from temdiff_jax.inverse.problem import UNIT_NM, Problem
@@ -110,6 +110,10 @@ def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, An
         beside = weighting.outside_mask(job.geometry)
         seen = jnp.asarray(~beside, tilts.dtype)
         tilts = jnp.asarray(weighting.repair(tilts, seen))
+    mesh = job.geometry.mesh
+    tilts = parallel.on_mesh(tilts, mesh)
+    if keep is not None:
+        keep = parallel.on_mesh(keep, mesh)
     size = job.series.voxel_size_angstrom
     problem = _prepare_series(
         tilts,
@@ -124,10 +128,10 @@ def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, An
         problem, found = inputs.reweigh(
             problem, settings, form=form, spread=spread, keep=keep
         )
-        factors = np.asarray(found.factors)[job.rows]
+        factors = parallel.to_host(found.factors)[job.rows]
         angles = job.series.angles_deg[job.rows]
         record["factors"] = [float(f) for f in factors]
-        chi2 = np.asarray(found.chi2)[job.rows]
+        chi2 = parallel.to_host(found.chi2)[job.rows]
         record["unreliable"] = weighting.unreliable(factors, angles, chi2)
         if form in ("adaptive", "low-rank"):
             record |= _shifts(job, spread, found)
@@ -143,7 +147,7 @@ def _shifts(
     factor = found.misalignment
     scaled = jax.tree.map(lambda s: factor * s, assumed)
     each = weighting.measured_shifts(
-        found.amplitudes, scaled, np.deg2rad(job.series.angles_deg)
+        parallel.to_host(found.amplitudes), scaled, np.deg2rad(job.series.angles_deg)
     )[job.rows]
     used = job.trust[job.rows] > 0
     return {

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from temdiff_jax import parallel
 from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.reconstruction import forecast, plan
@@ -49,6 +50,19 @@ def test_steps_are_those_that_a_run_tells_of(choice, prior):
         other = plan.choose(method, prior if method not in ("fbp", "tv") else "default")
         planned = plan.make_plan(TILTS, ANGLES, other, SeriesOptions(24))
         assert len(predicted(other, size).steps()) == planned.total, method
+
+
+def test_on_a_mesh_it_is_that_of_one_device(choice, monkeypatch):
+    devices = np.array([jax.devices()[0]] * 8, object).reshape(4, 2)
+    mesh = jax.sharding.Mesh(devices, (parallel.SAMPLE, parallel.ROWS))
+    alone = plan.make_plan(TILTS, ANGLES, choice, SeriesOptions(24))
+    shared = plan.make_plan(TILTS, ANGLES, choice, SeriesOptions(24), mesh=mesh)
+    # Virtual devices share the memory of the host.
+    assert forecast.of_plan(shared) == predicted(choice, Size.of(shared))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    one, part = forecast.of_plan(alone), forecast.of_plan(shared)
+    assert part.device_bytes < one.device_bytes and part.seconds < one.seconds
+    assert part.host == one.host and len(part.steps()) == shared.total
 
 
 def test_more_of_anything_needs_more(choice):

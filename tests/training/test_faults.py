@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from launch import processes
 from launch import train as program
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
@@ -432,6 +433,7 @@ def launch_with(monkeypatch, tmp_path, behaviour) -> None:
         num_processes=None,
         process_id=None,
         local_devices=None,
+        stuck_minutes=0.0,
     )
     monkeypatch.setattr(program.flags, "FLAGS", given)
     monkeypatch.setattr(program.loop, "train", behaviour)
@@ -489,7 +491,7 @@ def test_finished_program_returns(monkeypatch, tmp_path):
 )
 def test_flags_of_several_processes_belong_together(flags, message):
     with pytest.raises(InputError, match=message):
-        program.join_processes(*flags)
+        processes.join(*flags)
 
 
 def test_slurm_is_noticed_and_one_machine_listens_to_itself_alone(monkeypatch):
@@ -497,14 +499,14 @@ def test_slurm_is_noticed_and_one_machine_listens_to_itself_alone(monkeypatch):
     monkeypatch.setattr(
         jax.distributed, "initialize", lambda *a, **k: calls.append((a, k))
     )
-    program.join_processes(None, None, None, None)
+    processes.join(None, None, None, None)
     assert calls == []
-    program.join_processes("127.0.0.1:7000", 2, 1, None)
+    processes.join("127.0.0.1:7000", 2, 1, None)
     assert calls[0][0] == ("127.0.0.1:7000", 2, 1)
     assert calls[0][1]["coordinator_bind_address"] == "127.0.0.1:7000"
-    program.join_processes("node7:7000", 2, 1, None)
+    processes.join("node7:7000", 2, 1, None)
     assert calls[1][1]["coordinator_bind_address"] is None
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-4]")
-    program.join_processes(None, None, None, None)
+    processes.join(None, None, None, None)
     assert calls[2] == ((), {"local_device_ids": None})

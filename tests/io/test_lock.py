@@ -4,11 +4,11 @@ import sys
 import pytest
 
 from temdiff_jax.errors import InputError
-from temdiff_jax.training import lock
+from temdiff_jax.io import lock
 
 HOLD = """
 import sys, time
-from temdiff_jax.training import lock
+from temdiff_jax.io import lock
 with lock.exclusive(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
