@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from temdiff_jax.cli import choices, options
+from temdiff_jax.cli import choices, options, source
 
 NAME = "needle_demo"
 _FOLDER = "data"
@@ -25,9 +25,7 @@ def demo(
             "--range", metavar="LO:HI|WIDTH", help="Tilts to reconstruct from, degrees."
         ),
     ] = "40",
-    thickness: Annotated[
-        int | None, typer.Option(min=1, help="Voxels along the beam.")
-    ] = None,
+    thickness: options.Thickness = None,
     seed: options.Seed = 0,
     method: choices.Method = "default",
     as_json: options.Json = False,
@@ -51,11 +49,9 @@ def demo(
     ):
         full = tilt_series.load_tilt_series(stack, angles)
         narrow = tilt_series.load_tilt_series(stack, angles, angle_range=angle_range)
+    model = source.Model(thickness or full.tilts.shape[2], log="off", seed=seed)
     settings = session.Settings(
-        choices.Sampling(method, samples=samples, steps=steps),
-        thickness=thickness or full.tilts.shape[2],
-        seed=seed,
-        log="off",
+        choices.Sampling(method, samples=samples, steps=steps), model
     ).checked()
     files = outputs.plan(out, NAME, overwrite=True, spread=settings.draws)
     ui = session.Session(context.obj or (), as_json=as_json)
@@ -64,7 +60,7 @@ def demo(
     from temdiff_jax import baselines
 
     reference = baselines.tikhonov(
-        full.tilts, full.angles_deg, thickness=settings.thickness
+        full.tilts, full.angles_deg, thickness=model.thickness
     )
     session.reconstruct(
         ui,

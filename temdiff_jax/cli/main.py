@@ -50,7 +50,7 @@ app = typer.Typer(
 app.command("reconstruct", cls=runfile.Command)(reconstruct.reconstruct)
 app.command("compare")(compare.compare)
 app.command("methods")(methods.methods)
-app.command("inspect")(inspect.inspect)
+app.command("inspect", cls=runfile.Command)(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)
 app.command("convert")(convert.convert)

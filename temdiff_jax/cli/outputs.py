@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from temdiff_jax.cli import options
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 
@@ -41,6 +42,49 @@ class Outputs:
         return (self.mean,) if self.std is None else (self.mean, self.std)
 
 
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Where results go, as a user wrote it."""
+
+    out: options.Out = pathlib.Path()
+    volume_format: options.VolumeFormat = "mrc"
+    overwrite: options.Overwrite = False
+    resume: options.Resume = False
+
+    def __post_init__(self) -> None:
+        options.check_choice("--format", self.volume_format, tuple(VOLUMES))
+
+    def named(self, name: str, *, spread: bool) -> Outputs:
+        """The files of a run, see `plan`; nothing is checked or made."""
+        ending = VOLUMES[self.volume_format]
+        return named(
+            self.out, name, ending=ending, spread=spread, overwrite=self.overwrite
+        )
+
+    def check_free(self, name: str, *, spread: bool) -> None:
+        """Refuses what `planned` would find in the way; makes and removes nothing."""
+        state = _state(self.out, name)
+        own = {"overwrite": self.overwrite, "resume": self.resume}
+        _refuse_unfinished(state, **own)
+        for path in () if self.resume else self.named(name, spread=spread).paths():
+            if path.exists():
+                write.check_output(path, overwrite=self.overwrite)
+
+    def planned(
+        self, name: str, *, spread: bool, inputs: Iterable[pathlib.Path]
+    ) -> Outputs:
+        """The files of a run that can be resumed, checked, see `plan`."""
+        return plan(
+            self.out,
+            name,
+            overwrite=self.overwrite,
+            ending=VOLUMES[self.volume_format],
+            spread=spread,
+            inputs=inputs,
+            resume=self.resume,
+        )
+
+
 def plan(
     folder: pathlib.Path,
     name: str,
@@ -69,7 +113,7 @@ def plan(
       InputError: If the folder cannot be made or written, or a file or an unfinished
         run is in the way.
     """
-    state = None if resume is None else folder / f"{name}_unfinished"
+    state = None if resume is None else _state(folder, name)
     if state is not None and state.exists():
         overwrite = _with_state(state, overwrite=overwrite, resume=bool(resume))
     files = named(folder, name, ending=ending, spread=spread, overwrite=overwrite)
@@ -95,16 +139,17 @@ def named(
     )
 
 
+def _state(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Where a run keeps what is finished."""
+    return folder / f"{name}_unfinished"
+
+
 def _with_state(state: pathlib.Path, *, overwrite: bool, resume: bool) -> bool:
     """Whether files may be replaced where an unfinished run was found."""
     from temdiff_jax.reconstruction import watch
 
     watch.kept_identity(state)  # nothing else is ever removed
-    if not resume and not overwrite:
-        raise InputError(
-            f"--out: expected no unfinished run, got {state}; pass --resume to go on "
-            "with it, or --overwrite to start anew"
-        )
+    _refuse_unfinished(state, overwrite=overwrite, resume=resume)
     if not resume:
         watch.remove_folder(state)
     else:
@@ -112,6 +157,14 @@ def _with_state(state: pathlib.Path, *, overwrite: bool, resume: bool) -> bool:
         write.clean({state / name for name in left})
     # What it had begun to write is its own to replace.
     return overwrite or (state / WRITING).exists()
+
+
+def _refuse_unfinished(state: pathlib.Path, *, overwrite: bool, resume: bool) -> None:
+    if state.exists() and not resume and not overwrite:
+        raise InputError(
+            f"--out: expected no unfinished run, got {state}; pass --resume to go on "
+            "with it, or --overwrite to start anew"
+        )
 
 
 def complete(files: Outputs, run: str) -> bool:
@@ -147,7 +200,9 @@ def check_disk(files: Outputs, needed: Mapping[str, int]) -> None:
     Raises:
       InputError: With what is free and what is needed.
     """
-    total, free = sum(needed.values()), shutil.disk_usage(files.mean.parent).free
+    folder = files.mean.absolute().parent
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    total, free = sum(needed.values()), shutil.disk_usage(there).free
     if total > free:
         raise InputError(
             f"--out: expected {total / 2**30:.2f} GiB free in {files.mean.parent} "
