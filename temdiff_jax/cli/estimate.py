@@ -124,17 +124,14 @@ def neighbour_shifts(
     return np.asarray(found, np.float64).reshape(-1, 2) * scale
 
 
-def axis_doubt(tilts: np.ndarray, alignment: Alignment | None = None) -> list[str]:
+def axis_doubt(axis: tuple[float, float] | None, count: int) -> list[str]:
     """A line when the images clearly have their axis elsewhere than it is taken to be.
 
     Args:
-      tilts: [n_tilts, y, x].
-      alignment: How they lie; None for aligned images, with their axis along y.
+      axis: Of `axis_angle`.
+      count: Of the tilts.
     """
-    if len(tilts) < _FEW_TILTS:
-        return []
-    axis = axis_angle(tilts, alignment)
-    if axis is None:
+    if axis is None or count < _FEW_TILTS:
         return []
     found, contrast = axis
     if contrast > _CLEAR or abs(found) <= _NEAR_DEG:

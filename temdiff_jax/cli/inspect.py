@@ -198,6 +198,7 @@ def _preview(
         refused.append(str(error))
     if refused:
         preview["refused"] = refused[0]
+    doubts += estimate.axis_doubt(seen.axis, series.num_tilts)
     return preview, expected, doubts
 
 

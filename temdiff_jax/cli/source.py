@@ -41,14 +41,10 @@ class Source:
         return tilt_series.look(self.path, need_angles=self.angles is None)
 
     def series_of(self, found: "Found", image: "Image") -> "TiltSeries":
-        """The series of what was found, on its own pixels.
-
-        Its warnings tell of an axis that the images show elsewhere, too.
-        """
-        from temdiff_jax.cli import estimate
+        """The series of what was found, on its own pixels."""
         from temdiff_jax.io import tilt_series
 
-        series = tilt_series.series_of(
+        return tilt_series.series_of(
             self.path,
             found,
             image,
@@ -61,12 +57,18 @@ class Source:
             exclude=self.exclude,
             allow_small_angles=self.allow_small_angles,
         )
-        doubts = estimate.axis_doubt(series.tilts, series.alignment)
-        return dataclasses.replace(series, warnings=(*series.warnings, *doubts))
 
     def load(self) -> "TiltSeries":
-        """The series as it will be reconstructed, on binned pixels."""
-        return binned(self.series_of(*self.look()), self.bin_factor)
+        """The series as it will be reconstructed, on binned pixels.
+
+        Its warnings tell of an axis that the images show elsewhere, too.
+        """
+        from temdiff_jax.cli import estimate
+
+        series = binned(self.series_of(*self.look()), self.bin_factor)
+        axis = estimate.axis_angle(series.tilts, series.alignment)
+        doubts = estimate.axis_doubt(axis, series.num_tilts)
+        return dataclasses.replace(series, warnings=(*series.warnings, *doubts))
 
     def files(self) -> list[Any]:
         """The input files that the user named."""
