@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from temdiff_jax.cli import choices, groups, options, source
+from temdiff_jax.cli import choices, groups, options, request
 from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ COLUMNS = (
 @groups.flat
 def compare(
     context: typer.Context,
-    tilts: source.Source,
-    model: source.Model,
+    tilts: request.Source,
+    model: request.Model,
     *,
     methods: Annotated[
         str, typer.Option(metavar="NAME,...", help="Methods; see temdiff methods.")
@@ -152,7 +152,7 @@ def _choose(
 
 
 def _run(
-    ui: Any, series: "TiltSeries", chosen: Mapping[str, Any], model: source.Model
+    ui: Any, series: "TiltSeries", chosen: Mapping[str, Any], model: request.Model
 ) -> dict[str, Any]:
     """Runs the library under a progress display."""
     from temdiff_jax.cli import progress, session

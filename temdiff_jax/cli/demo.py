@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from temdiff_jax.cli import choices, options, source
+from temdiff_jax.cli import choices, options, request
 
 NAME = "needle_demo"
 _FOLDER = "data"
@@ -49,7 +49,7 @@ def demo(
     ):
         full = tilt_series.load_tilt_series(stack, angles)
         narrow = tilt_series.load_tilt_series(stack, angles, angle_range=angle_range)
-    model = source.Model(thickness or full.tilts.shape[2], log="off", seed=seed)
+    model = request.Model(thickness or full.tilts.shape[2], log="off", seed=seed)
     settings = session.Settings(
         choices.Sampling(method, samples=samples, steps=steps), model
     ).checked()

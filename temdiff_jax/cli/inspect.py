@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
-from temdiff_jax.cli import choices, groups, options, outputs, runfile, source
+from temdiff_jax.cli import choices, groups, options, request, runfile
 from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @groups.flat
 def inspect(
-    tilts: source.Source,
-    model: source.Model,
+    tilts: request.Source,
+    model: request.Model,
     sampling: choices.Sampling,
-    results: outputs.Results,
+    results: request.Results,
     *,
     verbose: options.Verbose = False,
     dry_run: options.DryRun = False,
@@ -63,7 +63,7 @@ def inspect(
         lines.append("warning: no tilt angles in the file; give them with --angles")
         _print(lines)
         return
-    series = source.binned(whole, tilts.bin_factor)
+    series = request.binned(whole, tilts.bin_factor)
     seen = _looked(series)
     preview, expected, warnings = _preview(series, settings, seen, results)
     if picture is not None:
@@ -151,7 +151,7 @@ def _looked(series: "TiltSeries") -> Seen:
 
 
 def _preview(
-    series: "TiltSeries", settings: "Settings", seen: Seen, results: outputs.Results
+    series: "TiltSeries", settings: "Settings", seen: Seen, results: request.Results
 ) -> tuple[dict[str, str], "Outlook | None", list[str]]:
     """What a reconstruction would take and decide, its forecast, and its doubts.
 

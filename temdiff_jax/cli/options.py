@@ -124,6 +124,8 @@ DEFAULT_WEIGHTING = "adaptive"
 DEFAULT_LOG = "auto"
 # A slab is not this many times as deep as it is wide.
 _DEEPEST = 4
+# Endings of volumes by the name of their format, those of `reconstruction.save`.
+VOLUMES = {"mrc": ".mrc", "ome-zarr": ".ome.zarr"}
 LOG_MODES = ("auto", "off", "on")
 TILT_AXES = ("y", "x")
 

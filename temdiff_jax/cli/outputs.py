@@ -7,13 +7,9 @@ import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from temdiff_jax.cli import options
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 
-# Endings of volumes by the name of their format; those of `reconstruction.save`, which
-# takes seconds to import.
-VOLUMES = {"mrc": ".mrc", "ome-zarr": ".ome.zarr"}
 # In the folder of an unfinished run: its volumes are being written.
 WRITING = "writing"
 
@@ -42,49 +38,6 @@ class Outputs:
         return (self.mean,) if self.std is None else (self.mean, self.std)
 
 
-@dataclasses.dataclass(frozen=True)
-class Results:
-    """Where results go, as a user wrote it."""
-
-    out: options.Out = pathlib.Path()
-    volume_format: options.VolumeFormat = "mrc"
-    overwrite: options.Overwrite = False
-    resume: options.Resume = False
-
-    def __post_init__(self) -> None:
-        options.check_choice("--format", self.volume_format, tuple(VOLUMES))
-
-    def named(self, name: str, *, spread: bool) -> Outputs:
-        """The files of a run, see `plan`; nothing is checked or made."""
-        ending = VOLUMES[self.volume_format]
-        return named(
-            self.out, name, ending=ending, spread=spread, overwrite=self.overwrite
-        )
-
-    def check_free(self, name: str, *, spread: bool) -> None:
-        """Refuses what `planned` would find in the way; makes and removes nothing."""
-        state = _state(self.out, name)
-        own = {"overwrite": self.overwrite, "resume": self.resume}
-        _refuse_unfinished(state, **own)
-        for path in () if self.resume else self.named(name, spread=spread).paths():
-            if path.exists():
-                write.check_output(path, overwrite=self.overwrite)
-
-    def planned(
-        self, name: str, *, spread: bool, inputs: Iterable[pathlib.Path]
-    ) -> Outputs:
-        """The files of a run that can be resumed, checked, see `plan`."""
-        return plan(
-            self.out,
-            name,
-            overwrite=self.overwrite,
-            ending=VOLUMES[self.volume_format],
-            spread=spread,
-            inputs=inputs,
-            resume=self.resume,
-        )
-
-
 def plan(
     folder: pathlib.Path,
     name: str,
@@ -104,7 +57,7 @@ def plan(
       name: Name of the series, first part of every file name.
       overwrite: Whether files of an earlier run may be replaced.
       inputs: Files that this run reads, never to be replaced.
-      ending: Of the volumes, see `VOLUMES`.
+      ending: Of the volumes, see `options.VOLUMES`.
       spread: Whether there are samples, and so a standard deviation.
       resume: Whether to go on with a run that was stopped; None for a run that keeps
         no state.
@@ -113,7 +66,7 @@ def plan(
       InputError: If the folder cannot be made or written, or a file or an unfinished
         run is in the way.
     """
-    state = None if resume is None else _state(folder, name)
+    state = None if resume is None else state_of(folder, name)
     if state is not None and state.exists():
         overwrite = _with_state(state, overwrite=overwrite, resume=bool(resume))
     files = named(folder, name, ending=ending, spread=spread, overwrite=overwrite)
@@ -139,7 +92,7 @@ def named(
     )
 
 
-def _state(folder: pathlib.Path, name: str) -> pathlib.Path:
+def state_of(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Where a run keeps what is finished."""
     return folder / f"{name}_unfinished"
 
@@ -149,7 +102,7 @@ def _with_state(state: pathlib.Path, *, overwrite: bool, resume: bool) -> bool:
     from temdiff_jax.reconstruction import watch
 
     watch.kept_identity(state)  # nothing else is ever removed
-    _refuse_unfinished(state, overwrite=overwrite, resume=resume)
+    refuse_unfinished(state, overwrite=overwrite, resume=resume)
     if not resume:
         watch.remove_folder(state)
     else:
@@ -159,7 +112,8 @@ def _with_state(state: pathlib.Path, *, overwrite: bool, resume: bool) -> bool:
     return overwrite or (state / WRITING).exists()
 
 
-def _refuse_unfinished(state: pathlib.Path, *, overwrite: bool, resume: bool) -> None:
+def refuse_unfinished(state: pathlib.Path, *, overwrite: bool, resume: bool) -> None:
+    """Refuses to begin where an unfinished run was left, unless that is meant."""
     if state.exists() and not resume and not overwrite:
         raise InputError(
             f"--out: expected no unfinished run, got {state}; pass --resume to go on "

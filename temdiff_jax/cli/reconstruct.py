@@ -2,16 +2,16 @@
 
 import typer
 
-from temdiff_jax.cli import choices, groups, options, outputs, runfile, source
+from temdiff_jax.cli import choices, groups, options, request, runfile
 
 
 @groups.flat
 def reconstruct(
     context: typer.Context,
-    tilts: source.Source,
-    model: source.Model,
+    tilts: request.Source,
+    model: request.Model,
     sampling: choices.Sampling,
-    results: outputs.Results,
+    results: request.Results,
     *,
     verbose: options.Verbose = False,
     dry_run: options.DryRun = False,

@@ -13,7 +13,7 @@ import typer
 
 from temdiff_jax.cli import choices, environment, outlook, outputs, progress, signals
 from temdiff_jax.cli.outputs import Outputs
-from temdiff_jax.cli.source import Model
+from temdiff_jax.cli.request import Model
 from temdiff_jax.io import write
 from temdiff_jax.io.tilt_series import TiltSeries
 

@@ -151,9 +151,11 @@ def _shifts(
     each = weighting.measured_shifts(
         found.amplitudes, scaled, np.deg2rad(job.series.angles_deg)
     )[job.rows]
-    used = job.trust[job.rows] > 0
+    # A tilt that disagrees for another reason seems to be far off.
+    counts = (job.trust * np.asarray(found.factors))[job.rows]
+    squares = np.mean(each**2, axis=1)
     return {
         "misalignment_px": float(factor * assumed.shift_px),
-        "shift_px": float(np.sqrt(np.mean(each[used] ** 2))),
+        "shift_px": float(np.sqrt(counts @ squares / max(counts.sum(), 1e-30))),
         "shifts_px": [[float(u), float(v)] for u, v in each],
     }

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from temdiff_jax.cli import options, source
+from temdiff_jax.cli import options, request
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import tilt_series
 
@@ -23,7 +23,7 @@ def test_thickness_is_given_or_the_projects_or_left_to_the_library():
     tilts = np.random.default_rng(0).normal(size=(3, 101, 103)).astype(np.float32)
     series = tilt_series.tilt_series_from_arrays(tilts, [-5.0, 0.0, 5.0])
     named = dataclasses.replace(series, thickness_px=101)
-    assert source.Model(thickness=7).of(named).thickness == 7
-    assert source.Model().of(named).thickness == 101
-    assert source.Model().of(source.binned(named, 2)).thickness == 50
-    assert source.Model().of(series).thickness is None
+    assert request.Model(thickness=7).of(named).thickness == 7
+    assert request.Model().of(named).thickness == 101
+    assert request.Model().of(request.binned(named, 2)).thickness == 50
+    assert request.Model().of(series).thickness is None
