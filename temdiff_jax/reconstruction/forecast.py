@@ -33,8 +33,8 @@ MAPS = 9.0
 MODES = 8
 # Solves of the weighting, by its form: each as many iterations as the first estimate.
 SOLVES = {"off": 0, "robust": 3, "diagonal": 3, "low-rank": 3, "adaptive": 5}
-# A projection with its adjoint through shifts, and through turns as well, as multiples of
-# one of aligned tilts; and the copies of the tilts that a motion keeps.
+# A projection with its adjoint through shifts, and through turns as well, as multiples
+# of one of aligned tilts; and the copies of the tilts that a motion keeps.
 SHIFTED, TURNED, MOTION_TILTS = 3.7, 5.4, 5.5
 # Seconds of one core: per tilt and voxel of a projection with its adjoint, and per
 # floating-point operation of the network.
