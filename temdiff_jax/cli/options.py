@@ -127,7 +127,6 @@ _DEEPEST = 4
 # Endings of volumes by the name of their format, those of `reconstruction.save`.
 VOLUMES = {"mrc": ".mrc", "ome-zarr": ".ome.zarr"}
 LOG_MODES = ("auto", "off", "on")
-TILT_AXES = ("y", "x")
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:
