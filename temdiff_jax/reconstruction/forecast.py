@@ -22,8 +22,9 @@ from temdiff_jax.reconstruction.methods import RESAMPLE
 from temdiff_jax.reconstruction.plan import Choice, Plan
 
 FLOAT = 4
-# Memory of the runtime, of compilers and of a report, of which a run pays all.
-PROGRAM_BYTES = 590 * 2**20
+# Memory of the runtime, of compilers and of a report, of which a run pays all, and what
+# the program of a sampler adds (docs/reports/forecast.md).
+PROGRAM_BYTES, SAMPLER_BYTES = 450 * 2**20, 80 * 2**20
 # Wide volumes and stacks of tilts that live at once.
 SOLVE_VOLUMES, SOLVE_TILTS = 4.4, 1.0
 WEIGH_VOLUMES, WEIGH_TILTS = 18.0, 76.0
@@ -132,7 +133,8 @@ class Forecast:
     def added(self) -> int:
         """Bytes by which the process will still grow."""
         own = self.device_bytes if self.on_host else 0
-        return PROGRAM_BYTES + self.host + own
+        draws = any(stage.name == "sampling" for stage in self.stages)
+        return PROGRAM_BYTES + draws * SAMPLER_BYTES + self.host + own
 
     @property
     def seconds(self) -> float:

@@ -151,11 +151,9 @@ def _shifts(
     each = weighting.measured_shifts(
         found.amplitudes, scaled, np.deg2rad(job.series.angles_deg)
     )[job.rows]
-    # A tilt that disagrees for another reason seems to be far off.
-    counts = (job.trust * np.asarray(found.factors))[job.rows]
-    squares = np.mean(each**2, axis=1)
+    used = job.trust[job.rows] > 0
     return {
         "misalignment_px": float(factor * assumed.shift_px),
-        "shift_px": float(np.sqrt(counts @ squares / max(counts.sum(), 1e-30))),
+        "shift_px": float(np.sqrt(np.mean(each[used] ** 2))),
         "shifts_px": [[float(u), float(v)] for u, v in each],
     }
