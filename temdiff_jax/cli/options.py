@@ -78,6 +78,13 @@ Deep = Annotated[
 Log = Annotated[
     str, typer.Option(metavar="auto|off|on", help="Take the logarithm of the tilts.")
 ]
+Contrast = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|bright|dark",
+        help="What dense matter is in the tilts, or in their logarithm.",
+    ),
+]
 Weighting = Annotated[
     str,
     typer.Option(
@@ -127,6 +134,7 @@ _DEEPEST = 4
 # Endings of volumes by the name of their format, those of `reconstruction.save`.
 VOLUMES = {"mrc": ".mrc", "ome-zarr": ".ome.zarr"}
 LOG_MODES = ("auto", "off", "on")
+CONTRASTS = ("auto", "bright", "dark")
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:

@@ -99,11 +99,13 @@ class Model:
     thickness: options.Thickness = None
     deep: options.Deep = False
     log: options.Log = options.DEFAULT_LOG
+    contrast: options.Contrast = "auto"
     weighting: options.Weighting = options.DEFAULT_WEIGHTING
     seed: options.Seed = 0
 
     def __post_init__(self) -> None:
         options.check_choice("--log", self.log, options.LOG_MODES)
+        options.check_choice("--contrast", self.contrast, options.CONTRASTS)
         options.check_choice("--weighting", self.weighting, options.WEIGHTINGS)
 
     def of(self, series: "TiltSeries") -> "Model":
@@ -132,6 +134,7 @@ class Model:
             thickness=self.thickness,
             voxel_size_angstrom=series.voxel_size_angstrom,
             log=self.log,
+            contrast=self.contrast,
             weighting=self.weighting,
             alignment=series.alignment,
             warnings=series.warnings,

@@ -229,6 +229,7 @@ def make_record(
             "thickness": int(result.mean.shape[0]),
             "seed": settings.model.seed,
             "log": settings.model.log,
+            "contrast": settings.model.contrast,
             "weighting": settings.model.weighting,
         },
         "device": environment.device_kind(),

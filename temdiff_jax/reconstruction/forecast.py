@@ -39,7 +39,7 @@ SOLVES = {"off": 0, "robust": 3, "diagonal": 3, "low-rank": 3, "adaptive": 5}
 SHIFTED, TURNED, MOTION_TILTS = 3.7, 5.4, 5.5
 # Seconds of one core: per tilt and voxel of a projection with its adjoint, and per
 # floating-point operation of the network.
-PAIR_S, FLOP_S = 6e-10, 1 / 20e9
+PAIR_S, FLOP_S = 6e-10, 1 / 40e9
 ACCELERATOR = 100.0
 COMPILE_S = 15.0
 

@@ -25,6 +25,7 @@ NAMES = {
     "voxel_size": "voxel_size_angstrom",
     "weighting": "weighting",
     "log": "log",
+    "contrast": "contrast",
 }
 
 

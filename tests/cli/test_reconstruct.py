@@ -161,6 +161,7 @@ def test_record_tells_all_that_is_needed_to_repeat_the_run(
         "thickness": 6, "samples": 2, "steps": 4, "method": "default",
         "rule": None, "solver": None, "schedule": None, "numbers": [],
         "prior": "default", "seed": 5, "log": "auto", "weighting": "adaptive",
+        "contrast": "auto",
     }  # fmt: skip
     assert record["angles_deg"] == [-4.0, -2.0, 0.0, 2.0, 4.0]
     assert record["chi2"] == pytest.approx([0.9, 0.95, 1.0, 1.05, 1.1])
@@ -335,6 +336,7 @@ def test_bad_files_are_one_line(series, library, tmp_path, capsys, spoil, comman
         (["--schedule", "karas"], "did you mean 'karras'"),
         (["--method", "fbp", "--rule", "sirt"], "rule: expected a method that takes"),
         (["--weighting", "most"], "--weighting: expected one of off, robust"),
+        (["--contrast", "grey"], "--contrast: expected one of auto, bright, dark"),
         (["--log", "maybe"], "--log: expected one of auto, off, on"),
         (["--tilt-axis", "q"], "tilt_axis"),
         (["--voxel-size", "-1"], "voxel_size"),
