@@ -54,7 +54,8 @@ def demo(
     settings = session.Settings(
         choices.Sampling(method, samples=samples, steps=steps), model
     ).checked()
-    files = outputs.plan(out, NAME, overwrite=True, spread=settings.draws)
+    results = request.Results(out, overwrite=True)
+    files = outputs.plan(results, NAME, spread=settings.draws, keeps=False)
     ui = session.Session(context.obj or (), as_json=as_json)
     ui.say(f"reference from the full range: {session.describe(full)}")
 

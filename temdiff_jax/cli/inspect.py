@@ -158,7 +158,7 @@ def _preview(
     A refusal that awaits it is one of the lines; there is no forecast where the series
     itself is refused.
     """
-    from temdiff_jax.cli import estimate, outlook, session
+    from temdiff_jax.cli import estimate, outlook, outputs, session
 
     low, high = float(series.angles_deg[0]), float(series.angles_deg[-1])
     missing = 100 * (1 - min((high - low) / 180, 1))
@@ -179,7 +179,7 @@ def _preview(
     }
     if series.alignment is not None:
         preview["alignment"] = session.lying(series)
-    files = results.named(series.name, spread=settings.draws)
+    files = outputs.named(results, series.name, spread=settings.draws)
     present = (f"{p}{' (exists)' if p.exists() else ''}" for p in files.paths())
     preview["writes"] = ", ".join(present)
     refused: list[str] = []
@@ -187,7 +187,7 @@ def _preview(
     try:
         settings = settings.of(series)
         with _noting(refused):
-            results.check_free(series.name, spread=settings.draws)
+            outputs.check_free(results, files, series.name)
         planned = settings.planned(series)
         preview |= _decided(series, planned, settings.model.thickness)
         doubts = list(planned.doubts)

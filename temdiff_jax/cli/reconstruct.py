@@ -26,7 +26,7 @@ def reconstruct(
     """
     del config  # read before the other options
 
-    from temdiff_jax.cli import session
+    from temdiff_jax.cli import outputs, session
     from temdiff_jax.io import write
 
     settings = session.Settings(
@@ -34,11 +34,10 @@ def reconstruct(
     ).checked()
     series = tilts.load()
     settings = settings.of(series)
-    files = results.named(series.name, spread=settings.draws)
+    name, spread = series.name, settings.draws
+    files = outputs.named(results, name, spread=spread)
     if not dry_run:
-        files = results.planned(
-            series.name, spread=settings.draws, inputs=tilts.files()
-        )
+        files = outputs.plan(results, name, spread=spread, inputs=tilts.files())
     running = session.Session(context.obj or (), as_json=as_json)
     if verbose:
         running.say_later([f"decision: {decision}" for decision in series.decisions])

@@ -2,14 +2,12 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from temdiff_jax.cli import options
 from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from temdiff_jax.cli.outputs import Outputs
     from temdiff_jax.io.formats import Image
     from temdiff_jax.io.projects import Found
     from temdiff_jax.io.tilt_series import TiltSeries
@@ -152,43 +150,6 @@ class Results:
 
     def __post_init__(self) -> None:
         options.check_choice("--format", self.volume_format, tuple(options.VOLUMES))
-
-    def named(self, name: str, *, spread: bool) -> "Outputs":
-        """The files of a run, see `outputs.plan`; nothing is checked or made."""
-        from temdiff_jax.cli import outputs
-
-        ending = options.VOLUMES[self.volume_format]
-        return outputs.named(
-            self.out, name, ending=ending, spread=spread, overwrite=self.overwrite
-        )
-
-    def check_free(self, name: str, *, spread: bool) -> None:
-        """Refuses what `planned` would find in the way; makes and removes nothing."""
-        from temdiff_jax.cli import outputs
-        from temdiff_jax.io import write
-
-        state = outputs.state_of(self.out, name)
-        own = {"overwrite": self.overwrite, "resume": self.resume}
-        outputs.refuse_unfinished(state, **own)
-        for path in () if self.resume else self.named(name, spread=spread).paths():
-            if path.exists():
-                write.check_output(path, overwrite=self.overwrite)
-
-    def planned(
-        self, name: str, *, spread: bool, inputs: Iterable[pathlib.Path]
-    ) -> "Outputs":
-        """The files of a run that can be resumed, checked, see `outputs.plan`."""
-        from temdiff_jax.cli import outputs
-
-        return outputs.plan(
-            self.out,
-            name,
-            overwrite=self.overwrite,
-            ending=options.VOLUMES[self.volume_format],
-            spread=spread,
-            inputs=inputs,
-            resume=self.resume,
-        )
 
 
 def binned(series: "TiltSeries", factor: int) -> "TiltSeries":
