@@ -109,13 +109,13 @@ def machine_record() -> Row:
     }
 
 
-def run(given: flags.FlagValues) -> str:
-    """Runs what is not in the file yet; the Markdown of all of it."""
+def run(given: flags.FlagValues) -> list[Row]:
+    """Runs what is not in the file yet; the records of all of it."""
     cases = parse_cases(given.shapes, given.tilts, given.top_deg)
     path = pathlib.Path(given.output) if given.output else None
     records = projector_report.read_records(path)
     if given.report_only:
-        return projector_report.markdown(records)
+        return records
     done = projector_report.cases_in(records)
     effort = Effort(given.rounds, given.seconds, given.slow_s, given.limit_s)
     peers = peers_lib.installed(given)
@@ -144,16 +144,18 @@ def run(given: flags.FlagValues) -> str:
             logging.info("%s, %d tilts: %.1f s", case.shape, case.num_tilts, took)
     finally:
         peers_lib.stop_all(list(peers.values()))
-    return projector_report.markdown(records)
+    return records
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the suite, prints the tables and puts them into the document."""
     with program.refusals("benchmark_projector", argv):
-        text = run(flags.FLAGS)
+        records = run(flags.FLAGS)
+        text = projector_report.markdown(records)
         if flags.FLAGS.document:
             path = pathlib.Path(flags.FLAGS.document)
-            projector_report.replace_between_markers(path, text)
+            short = projector_report.markdown(records, brief=True)
+            projector_report.replace_between_markers(path, short)
     print(text)
 
 

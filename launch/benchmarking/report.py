@@ -247,8 +247,8 @@ def checks_table(records: Sequence[Record], names: Sequence[str]) -> str:
     return table([*header, "method"], rows)
 
 
-def markdown(records: Sequence[Record]) -> str:
-    """All tables.
+def markdown(records: Sequence[Record], *, brief: bool = False) -> str:
+    """All tables; brief without those of every limit and of every peer.
 
     Raises:
       InputError: No case or no ceilings among the records.
@@ -275,16 +275,23 @@ def markdown(records: Sequence[Record]) -> str:
         "**Ours.** Median (quartiles), milliseconds; last columns: nanoseconds for "
         "each voxel and tilt.",
         times_table(cases),
-        "**Share of the limits.** First the share of the slower of memory and "
-        "arithmetic, then of the slowest of these and of the rows that pass between "
-        "caches and registers. Measured in this run: multiply-adds "
+        "**Limits.** Measured in this run: multiply-adds "
         f"{machine.loop_gflop_s:.0f} GFLOP/s in a loop and "
         f"{machine.product_gflop_s:.0f} in a matrix product; "
         f"{machine.cache_gb_s:.0f} GB/s in cache; two reads and a write over "
         + ", ".join(f"{mb:g} MB {gb_s:.0f}" for mb, gb_s in machine.streams)
         + " GB/s, of which the one at the size of a case counts as its memory.",
-        limits,
-        "Of the slowest limit: "
+        *(
+            ()
+            if brief
+            else (
+                "First the share of the slower of memory and arithmetic, then of the "
+                "slowest of these and of the rows that pass between caches and "
+                "registers.",
+                limits,
+            )
+        ),
+        "Share of the slowest limit: "
         + "; ".join(
             f"{WORDS[key]} {low:.0%} to {high:.0%}"
             for key, (low, high) in ranges.items()
@@ -302,7 +309,7 @@ def markdown(records: Sequence[Record]) -> str:
             + "."
         )
     if names:
-        for direction in ("forward", "adjoint"):
+        for direction in () if brief else ("forward", "adjoint"):
             parts.append(f"**{WORDS[direction].capitalize()}, milliseconds.**")
             parts.append(peers_table(cases, direction, names))
         parts.append(

@@ -71,7 +71,8 @@ def score_setting(
     """Mean scores of one setting over (tilts, angles, truth) triples."""
     rows = []
     for tilts, angles, truth in series:
-        kwargs = {"thickness": truth.shape[0], "prior": prior, "contrast": "bright"}
+        kwargs = {"thickness": truth.shape[0], "prior": prior}
+        kwargs |= {"log": "off", "contrast": "bright"}
         if not samples:
             result = reconstruct(tilts, angles, method="mean", **kwargs)
             rows.append([psnr(result.mean, truth) - psnr(result.tikhonov, truth)])

@@ -120,6 +120,7 @@ def score(
             thickness=stain.shape[0],
             method=method,
             prior=weights,
+            log="off",
             contrast="bright",
             weighting="off",
             key=seed,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from temdiff_jax.cli import options
 from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,14 +51,14 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")]
 class Sampling:
     """Choices of a method as a user wrote them; None leaves one to the library."""
 
-    method: str = "default"
-    prior: str = "default"
-    rule: str | None = None
-    solver: str | None = None
-    schedule: str | None = None
-    samples: int | None = None
-    steps: int | None = None
-    numbers: tuple[str, ...] = ()
+    method: Method = "default"
+    prior: options.PriorName = "default"
+    rule: RuleOption = None
+    solver: SolverOption = None
+    schedule: ScheduleOption = None
+    samples: Samples = None
+    steps: Steps = None
+    numbers: Numbers = None
 
 
 def parse_numbers(given: Sequence[str]) -> dict[str, Any]:
@@ -131,3 +132,13 @@ def choose(sampling: Sampling) -> "Choice":
         num_samples=sampling.samples,
         num_steps=sampling.steps,
     )
+
+
+def effort(choice: "Choice", sampling: Sampling) -> list[str]:
+    """A line about samples and steps, and who chose them; none without samples."""
+    if "num_samples" not in choice.method.takes:
+        return []
+    line = f"{choice.settings.num_samples} samples of {choice.settings.num_steps} steps"
+    if sampling.samples is None or sampling.steps is None:
+        line += " (defaults; --samples and --steps change them)"
+    return [line]

@@ -1,15 +1,15 @@
 """`temdiff compare`: several methods on one series, one page and one table."""
 
+import dataclasses
 import json
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from temdiff_jax.cli import choices, options
-from temdiff_jax.cli.reconstruct import binned
+from temdiff_jax.cli import choices, groups, options, request
 from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,25 +27,26 @@ COLUMNS = (
 )
 
 
+@groups.flat
 def compare(
     context: typer.Context,
-    stack: Annotated[
-        pathlib.Path, typer.Argument(metavar="STACK", help="Tilt series.")
-    ],
+    tilts: request.Source,
+    model: request.Model,
+    *,
     methods: Annotated[
         str, typer.Option(metavar="NAME,...", help="Methods; see temdiff methods.")
     ] = DEFAULT,
-    angles: options.Angles = None,
-    alignment: options.AlignmentFile = None,
-    thickness: options.Thickness = None,
-    tilt_range: options.Range = None,
-    bin_factor: options.Bin = 1,
     samples: choices.Samples = None,
     steps: choices.Steps = None,
-    weighting: Annotated[
-        str, typer.Option(metavar="|".join(options.WEIGHTINGS), help="Of all methods.")
-    ] = options.DEFAULT_WEIGHTING,
-    log: options.Log = "auto",
+    numbers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[METHOD.]NAME=VALUE",
+            help="A number of one published sampler, or of all that have it, as "
+            "temdiff methods lists them; may be repeated.",
+        ),
+    ] = None,
     prior: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,7 +55,6 @@ def compare(
             "may be repeated.",
         ),
     ] = None,
-    seed: options.Seed = 0,
     out: options.Out = pathlib.Path(),
     volumes: Annotated[
         bool, typer.Option("--volumes", help="Write the volume of each method too.")
@@ -66,33 +66,25 @@ def compare(
 
     Writes NAME_compare.html, which needs no other file, and NAME_compare.json.
     """
-    options.check_choice("--log", log, options.LOG_MODES)
-    options.check_choice("--weighting", weighting, options.WEIGHTINGS)
     names = tuple(dict.fromkeys(n.strip() for n in methods.split(",") if n.strip()))
-    angle_range = options.parse_range(tilt_range)
 
     from temdiff_jax.cli import environment, outputs, session
-    from temdiff_jax.io import tilt_series, write
+    from temdiff_jax.io import write
 
     environment.prepare_jax()
-    chosen = _choose(names, _weights(prior or ()), samples, steps)
-    series = binned(
-        tilt_series.load_tilt_series(
-            stack, angles, alignment=alignment, angle_range=angle_range
-        ),
-        bin_factor,
-    )
+    own = _numbers(names, numbers or ())
+    shared = choices.Sampling(samples=samples, steps=steps)
+    chosen = _choose(names, _weights(prior or ()), own, shared)
+    series = tilts.load()
+    model = model.of(series)
     page = out / f"{series.name}_compare.html"
     record = out / f"{series.name}_compare.json"
     written = [out / f"{series.name}_{n}.mrc" for n in names] if volumes else []
     outputs.prepare(
-        out,
-        [page, record, *written],
-        overwrite=overwrite,
-        inputs=[path for path in (stack, angles, alignment) if path is not None],
+        out, [page, record, *written], overwrite=overwrite, inputs=tilts.files()
     )
     ui = session.Session(context.obj or (), as_json=as_json)
-    results = _run(ui, series, chosen, thickness, log, weighting, seed)
+    results = _run(ui, series, chosen, model)
     rows = [_row(name, results[name], chosen[name]) for name in names]
     write.write_json(record, {"methods": rows}, overwrite=overwrite)
     _write_page(page, ui, series, results, rows, overwrite=overwrite)
@@ -103,7 +95,7 @@ def compare(
         typer.echo(f"wrote {path}")
 
 
-def _weights(given: tuple[str, ...] | list[str]) -> dict[str, str]:
+def _weights(given: Sequence[str]) -> dict[str, str]:
     """Files by the name of the method or of its weights; "prior" for the prior."""
     found = {}
     for text in given:
@@ -112,47 +104,59 @@ def _weights(given: tuple[str, ...] | list[str]) -> dict[str, str]:
     return found
 
 
+def _numbers(names: Sequence[str], given: Sequence[str]) -> dict[str, list[str]]:
+    """Numbers by the name of the method that takes them.
+
+    Raises:
+      InputError: A number that none of the methods takes.
+    """
+    from temdiff_jax.reconstruction import methods as library
+
+    known = {name: library.method_of(name).numbers for name in names}
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for text in given:
+        method, dot, number = text.partition("=")[0].strip().rpartition(".")
+        taking = [n for n in names if number.replace("-", "_") in known[n]]
+        if dot:
+            taking = [name for name in names if name == method]
+            text = text.strip()[len(method) + 1 :]
+        if not taking:
+            raise InputError(
+                f"--set: expected a number of one of {', '.join(names)}, got "
+                f"{text[:80]!r}; see temdiff methods"
+            )
+        for name in taking:
+            found[name].append(text)
+    return found
+
+
 def _choose(
-    names: tuple[str, ...],
+    names: Sequence[str],
     weights: Mapping[str, str],
-    samples: int | None,
-    steps: int | None,
+    numbers: Mapping[str, list[str]],
+    shared: choices.Sampling,
 ) -> dict[str, Any]:
     """Every method with its network, all of them checked before any work."""
-    from temdiff_jax.cli import environment
     from temdiff_jax.reconstruction import methods as library
 
     if not names:
         raise InputError("--methods: expected names, got none; see temdiff methods")
     chosen = {}
     for name in names:
-        row = library.method_of(name)
-        keys = (name.replace("-", "_"), row.needs)
+        keys = (name.replace("-", "_"), library.method_of(name).needs)
         prior = next((weights[key] for key in keys if key in weights), "default")
-        count, length = samples, steps
-        if row.needs == "prior" and row.sampling is None:
-            count, length, _ = options.effort(
-                samples, steps, on_cpu=environment.on_cpu()
-            )
         chosen[name] = choices.choose(
-            choices.Sampling(name, prior, samples=count, steps=length)
+            dataclasses.replace(shared, method=name, prior=prior, numbers=numbers[name])
         )
     return chosen
 
 
 def _run(
-    ui: Any,
-    series: "TiltSeries",
-    chosen: Mapping[str, Any],
-    thickness: int | None,
-    log: str,
-    weighting: str,
-    seed: int,
+    ui: Any, series: "TiltSeries", chosen: Mapping[str, Any], model: request.Model
 ) -> dict[str, Any]:
     """Runs the library under a progress display."""
     from temdiff_jax.cli import progress, session
     from temdiff_jax.reconstruction import api
-    from temdiff_jax.series.preparation import SeriesOptions
 
     for line in (*(f"warning: {w}" for w in series.warnings), session.describe(series)):
         ui.say(line)
@@ -162,14 +166,8 @@ def _run(
             series.tilts,
             series.angles_deg,
             chosen,
-            options=SeriesOptions(
-                thickness,
-                series.voxel_size_angstrom,
-                log=log,
-                weighting=weighting,
-                alignment=series.alignment,
-            ),
-            key=seed,
+            options=model.series_options(series),
+            key=model.seed,
             on_progress=reporter,
         )
 
@@ -189,6 +187,7 @@ def _row(name: str, result: Any, choice: Any) -> dict[str, Any]:
         "calls": choice.method.calls(choice.settings),
         "seconds": float(result.provenance["seconds"]),
         "settings": result.provenance["settings"],
+        "numbers": result.provenance.get("numbers", {}),
         "prior": result.provenance["prior"],
     }
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from temdiff_jax.cli import choices, options
+from temdiff_jax.cli import choices, options, request
 
 NAME = "needle_demo"
 _FOLDER = "data"
@@ -17,7 +17,7 @@ _ANGLES = "needle.rawtlt"
 def demo(
     context: typer.Context,
     out: options.Out,
-    samples: choices.Samples = None,
+    samples: choices.Samples = 2,
     steps: choices.Steps = None,
     tilt_range: Annotated[
         str,
@@ -25,17 +25,16 @@ def demo(
             "--range", metavar="LO:HI|WIDTH", help="Tilts to reconstruct from, degrees."
         ),
     ] = "40",
-    thickness: Annotated[
-        int | None, typer.Option(min=1, help="Voxels along the beam.")
-    ] = None,
+    thickness: options.Thickness = None,
     seed: options.Seed = 0,
     method: choices.Method = "default",
     as_json: options.Json = False,
 ) -> None:
     """Reconstruct the packaged needle from a narrow range, offline.
 
-    The report shows a linear reconstruction of the full range beside it.  The files
-    are named needle_demo* and replace those of an earlier demo.
+    The report shows a linear reconstruction of the full range beside it.  Two samples
+    show what a spread is in little time.  The files are named needle_demo* and replace
+    those of an earlier demo.
     """
     angle_range = options.parse_range(tilt_range)
 
@@ -51,20 +50,19 @@ def demo(
     ):
         full = tilt_series.load_tilt_series(stack, angles)
         narrow = tilt_series.load_tilt_series(stack, angles, angle_range=angle_range)
+    model = request.Model(thickness or full.tilts.shape[2], log="off", seed=seed)
     settings = session.Settings(
-        choices.Sampling(method, samples=samples, steps=steps),
-        thickness=thickness or full.tilts.shape[2],
-        seed=seed,
-        log="off",
+        choices.Sampling(method, samples=samples, steps=steps), model
     ).checked()
-    files = outputs.plan(out, NAME, overwrite=True, spread=settings.draws)
+    results = request.Results(out, overwrite=True)
+    files = outputs.plan(results, NAME, spread=settings.draws, keeps=False)
     ui = session.Session(context.obj or (), as_json=as_json)
     ui.say(f"reference from the full range: {session.describe(full)}")
 
     from temdiff_jax import baselines
 
     reference = baselines.tikhonov(
-        full.tilts, full.angles_deg, thickness=settings.thickness
+        full.tilts, full.angles_deg, thickness=model.thickness
     )
     session.reconstruct(
         ui,

@@ -24,13 +24,14 @@ _VISIBLE = 0.15
 _CLEAR = 0.05
 _NEAR_DEG = 15.0
 _FEW_TILTS = 5
-# Tilts below which no axis is looked for.
-FEWEST = 3
+# Tilts and pixels a side below which nothing is looked for.
+_FEWEST = 3
+_SMALLEST = 6
 
 
 def axis_angle(
     tilts: np.ndarray, alignment: Alignment | None = None
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """Direction of the tilt axis, from the images alone, against where it is taken.
 
     Along the axis a tilt series repeats itself: the sum across a line at a right angle
@@ -44,8 +45,10 @@ def axis_angle(
 
     Returns:
       Degrees from +y towards -x, in (-90, 90], and the change there as a share of that
-      in the median direction.
+      in the median direction; None for too few or too small images.
     """
+    if len(tilts) < _FEWEST or min(tilts.shape[1:]) < _SMALLEST:
+        return None
     few = np.unique(np.linspace(0, len(tilts) - 1, _AXIS_TILTS).round().astype(int))
     own = None if alignment is None else record.taken(alignment, few)
     small = _small(tilts[few], _AXIS_SIDE, own)
@@ -121,16 +124,16 @@ def neighbour_shifts(
     return np.asarray(found, np.float64).reshape(-1, 2) * scale
 
 
-def axis_doubt(tilts: np.ndarray, alignment: Alignment | None = None) -> list[str]:
+def axis_doubt(axis: tuple[float, float] | None, count: int) -> list[str]:
     """A line when the images clearly have their axis elsewhere than it is taken to be.
 
     Args:
-      tilts: [n_tilts, y, x].
-      alignment: How they lie; None for aligned images, with their axis along y.
+      axis: Of `axis_angle`.
+      count: Of the tilts.
     """
-    if len(tilts) < _FEW_TILTS:
+    if axis is None or count < _FEW_TILTS:
         return []
-    found, contrast = axis_angle(tilts, alignment)
+    found, contrast = axis
     if contrast > _CLEAR or abs(found) <= _NEAR_DEG:
         return []
     return [
@@ -142,7 +145,7 @@ def axis_doubt(tilts: np.ndarray, alignment: Alignment | None = None) -> list[st
 def axis_line(axis: tuple[float, float] | None, range_deg: float) -> str:
     """A line about the axis that the images themselves suggest, see `axis_angle`."""
     if axis is None:
-        return "too few tilts to see their axis"
+        return "too few or too small tilts to see their axis"
     found, contrast = axis
     if contrast > _VISIBLE:
         return f"not visible in the images over {range_deg:g} degrees"

@@ -96,14 +96,16 @@ def evaluate(
 
     from temdiff_jax.cli import environment, session
     from temdiff_jax.evaluation import runner
+    from temdiff_jax.reconstruction import plan
+    from temdiff_jax.reconstruction.settings import Settings
     from temdiff_jax.simulator import IMPERFECT
 
     environment.prepare_jax()
-    samples, steps, effort = options.effort(samples, steps, on_cpu=environment.on_cpu())
+    samples, steps = samples or plan.default_samples(), steps or Settings.num_steps
     ui = session.Session()
     made = _made(names, samples, steps, seed, prior, weighting)
     if "posterior" in names:
-        ui.say_later([f"posterior: {effort}"])
+        ui.say_later([f"posterior: {samples} samples of {steps} steps"])
     rows = protocol.evaluate(
         truths,
         schemes,

@@ -1,45 +1,33 @@
 """`temdiff inspect`: what a series and its files say, before anything is computed."""
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
 
-from temdiff_jax.cli import choices, options
+from temdiff_jax.cli import choices, groups, options, request, runfile
+from temdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
+    from temdiff_jax.cli.outlook import Outlook
+    from temdiff_jax.cli.session import Settings
     from temdiff_jax.io.formats import Image
     from temdiff_jax.io.tilt_series import TiltSeries
 
 
+@groups.flat
 def inspect(
-    path: options.Path,
-    angles: options.Angles = None,
-    alignment: options.AlignmentFile = None,
-    voxel_size: options.VoxelSize = None,
-    tilt_range: options.Range = None,
-    exclude: options.Exclude = None,
-    bin_factor: options.Bin = 1,
-    thickness: options.Thickness = None,
-    tilt_axis: options.TiltAxis = "y",
-    axis_angle: options.AxisAngle = None,
-    allow_small_angles: options.SmallAngles = False,
-    log: options.Log = "auto",
+    tilts: request.Source,
+    model: request.Model,
+    sampling: choices.Sampling,
+    results: request.Results,
+    *,
     verbose: options.Verbose = False,
-    method: choices.Method = "default",
-    samples: choices.Samples = None,
-    steps: choices.Steps = None,
-    rule: choices.RuleOption = None,
-    solver: choices.SolverOption = None,
-    schedule: choices.ScheduleOption = None,
-    weighting: options.Weighting = options.DEFAULT_WEIGHTING,
-    prior: options.PriorName = "default",
-    seed: options.Seed = 0,
-    out: options.Out = pathlib.Path(),
-    volume_format: options.VolumeFormat = "mrc",
-    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
     picture: Annotated[
         pathlib.Path | None,
         typer.Option(
@@ -50,38 +38,24 @@ def inspect(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as JSON.")
     ] = False,
+    config: runfile.Config = None,
 ) -> None:
     """Print what is found at a path and what `temdiff reconstruct` will do with it.
 
-    Takes the options of reconstruct; nothing is computed from the prior, and no file is
-    written but the picture.
+    Takes the options of reconstruct and goes its way up to the work; no file is written
+    but the picture. --dry-run prints the stages of the forecast as well.
     """
-    options.check_choice("--log", log, options.LOG_MODES)
-    options.check_choice("--weighting", weighting, options.WEIGHTINGS)
-    angle_range = options.parse_range(tilt_range)
-    sampling = choices.Sampling(method, prior, rule, solver, schedule, samples, steps)
-    run = _run(sampling, weighting, seed)
+    del config  # read before the other options
 
-    from temdiff_jax.io import projects, tilt_series, write
+    from temdiff_jax.cli import session
+    from temdiff_jax.io import projects, write
 
     if picture is not None:
-        write.check_output(picture, overwrite=overwrite)
-
-    found, image = tilt_series.look(path, need_angles=angles is None)
+        write.check_output(picture, overwrite=results.overwrite)
+    found, image = tilts.look()
+    settings = session.Settings(sampling, model).checked()
     try:
-        series = tilt_series.series_of(
-            path,
-            found,
-            image,
-            angles,
-            alignment=alignment,
-            voxel_size_angstrom=voxel_size,
-            tilt_axis=tilt_axis,
-            axis_angle_deg=axis_angle,
-            angle_range=angle_range,
-            exclude=exclude,
-            allow_small_angles=allow_small_angles,
-        )
+        whole = tilts.series_of(found, image)
     except projects.NoAngles:
         # Such a stack still shows what its header says.
         lines = _header_lines(found.kind, image)
@@ -89,20 +63,25 @@ def inspect(
         lines.append("warning: no tilt angles in the file; give them with --angles")
         _print(lines)
         return
+    series = request.binned(whole, tilts.bin_factor)
     seen = _looked(series)
-    preview = _preview(series, seen, bin_factor, thickness, log) | run
-    preview["writes"] = _files(out, series.name, volume_format, sampling)
+    preview, expected, warnings = _preview(series, settings, seen, results)
     if picture is not None:
-        _draw(picture, series, seen, preview, overwrite=overwrite)
+        _draw(picture, series, seen, preview, overwrite=results.overwrite)
         preview["picture"] = str(picture)
     if as_json:
-        _print([json.dumps(_record(found.kind, image, series, preview), indent=2)])
+        record = _record(found.kind, image, whole) | {"preview": preview}
+        record["warnings"] = [*whole.warnings, *warnings]
+        record["forecast"] = None if expected is None else expected.record()
+        _print([json.dumps(record, indent=2)])
         return
-    lines = _header_lines(found.kind, image) + _series_lines(series) + _table(series)
+    lines = _header_lines(found.kind, image) + _series_lines(whole) + _table(whole)
     if verbose:
-        lines += [f"decision      {decision}" for decision in series.decisions]
+        lines += [f"decision      {decision}" for decision in whole.decisions]
     lines += [f"{key:<13} {value}" for key, value in preview.items()]
-    _print(lines + [f"warning: {line}" for line in series.warnings])
+    _print(lines + [f"warning: {line}" for line in (*whole.warnings, *warnings)])
+    if dry_run and expected is not None:
+        expected.show(as_json=False)
 
 
 def _header_lines(kind: str, image: "Image") -> list[str]:
@@ -137,7 +116,7 @@ class Seen(NamedTuple):
     """What the images themselves show.
 
     Attributes:
-      masked: Pixels that will not be believed, [n_tilts, y, x] bool.
+      masked: Pixels that will be left out, [n_tilts, y, x] bool.
       shares: How many, and why.
       axis: Degrees from where the axis is taken to be, and how clearly; None if the
         tilts are too few.
@@ -163,75 +142,92 @@ def _looked(series: "TiltSeries") -> Seen:
         if name not in ("outside", "all") and share
     )
     lying = series.alignment
-    few = series.num_tilts < estimate.FEWEST
     return Seen(
         np.swapaxes(found.keep, 1, 2) <= 0,
         shares,
-        None if few else estimate.axis_angle(series.tilts, lying),
+        estimate.axis_angle(series.tilts, lying),
         estimate.neighbour_shifts(series.tilts, lying),
     )
 
 
 def _preview(
-    series: "TiltSeries", seen: Seen, factor: int, thickness: int | None, log: str
-) -> dict[str, str]:
-    """What a reconstruction with these options would take and decide."""
-    from temdiff_jax.cli import estimate
-    from temdiff_jax.series import intensity
+    series: "TiltSeries", settings: "Settings", seen: Seen, results: request.Results
+) -> tuple[dict[str, str], "Outlook | None", list[str]]:
+    """What a reconstruction would take and decide, its forecast, and its doubts.
 
-    if factor > 1:
-        from temdiff_jax.cli.reconstruct import binned
+    A refusal that awaits it is one of the lines; there is no forecast where the series
+    itself is refused.
+    """
+    from temdiff_jax.cli import estimate, outlook, outputs, session
 
-        series = binned(series, factor)
-    _, height, width = series.tilts.shape
-    depth, why = options.depth(thickness, series.thickness_px, factor, width)
-    _, record = intensity.to_dense_bright(
-        series.tilts, series.angles_deg, log=log, contrast="auto"
-    )
     low, high = float(series.angles_deg[0]), float(series.angles_deg[-1])
     missing = 100 * (1 - min((high - low) / 180, 1))
+    row = settings.choice.method
+    method = f"{row.name}: {row.summary}"
+    if settings.choice.prior is not None:
+        method += f"; prior {settings.sampling.prior}"
+    lines = [method, *choices.effort(settings.choice, settings.sampling)]
+    own = settings.model
     preview = {
-        "volume": f"{depth} x {height} x {width} (z, y, x), thickness {why}",
-        "logarithm": f"{record['log']} (chosen by {record['log_chosen_by']})",
-        "dense matter": f"{record['dense_is']} (chosen by {record['dense_chosen_by']})",
         "wedge": f"{estimate.wedge(low, high)}  {missing:.0f} % of the directions "
         "are not measured",
         "axis": estimate.axis_line(seen.axis, high - low),
         "shifts": estimate.shift_line(seen.shifts),
         "masked": seen.shares or "no pixel",
+        "method": "; ".join(lines),
+        "weighting": f"{own.weighting}, seed {own.seed}",
+    }
+    if series.alignment is not None:
+        preview["alignment"] = session.lying(series)
+    files = outputs.named(results, series.name, spread=settings.draws)
+    present = (f"{p}{' (exists)' if p.exists() else ''}" for p in files.paths())
+    preview["writes"] = ", ".join(present)
+    refused: list[str] = []
+    expected, doubts = None, []
+    try:
+        settings = settings.of(series)
+        with _noting(refused):
+            outputs.check_free(results, files, series.name)
+        planned = settings.planned(series)
+        preview |= _decided(series, planned, settings.model.thickness)
+        doubts = list(planned.doubts)
+        expected = outlook.Outlook.of(planned, keeps=True)
+        preview["needs"] = expected.line()
+        expected.check(files)
+    except InputError as error:
+        refused.append(str(error))
+    if refused:
+        preview["refused"] = refused[0]
+    doubts += estimate.axis_doubt(seen.axis, series.num_tilts)
+    return preview, expected, doubts
+
+
+@contextlib.contextmanager
+def _noting(refused: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        refused.append(str(error))
+
+
+def _decided(
+    series: "TiltSeries", planned: Any, thickness: int | None
+) -> dict[str, str]:
+    """What was decided about slab and intensities."""
+    _, height, width = series.tilts.shape
+    depth = planned.job.geometry.volume_shape[0]
+    why = "as the width, since none was given (--thickness)"
+    if thickness is not None:
+        why = "by the project" if thickness == series.thickness_px else "as given"
+    record = planned.job.intensity
+    decided = {
+        "volume": f"{depth} x {height} x {width} (z, y, x), thickness {why}",
+        "logarithm": f"{record['log']} (chosen by {record['log_chosen_by']})",
+        "dense matter": f"{record['dense_is']} (chosen by {record['dense_chosen_by']})",
     }
     if record["constant"]:
-        preview["constant"] = f"{record['constant']:.4g} under all tilts, taken off"
-    if series.alignment is not None:
-        from temdiff_jax.cli import session
-
-        preview["alignment"] = session.lying(series)
-    return preview
-
-
-def _run(sampling: choices.Sampling, weighting: str, seed: int) -> dict[str, str]:
-    """The method and its settings, names checked; its network is not read."""
-    from temdiff_jax.reconstruction.methods import method_of
-
-    row = method_of(sampling.method)
-    line = f"{row.name}: {row.summary}"
-    if row.needs:
-        line += f"; prior {sampling.prior}"
-    return {"method": line, "weighting": f"{weighting}, seed {seed}"}
-
-
-def _files(
-    out: pathlib.Path, name: str, volume_format: str, sampling: choices.Sampling
-) -> str:
-    """Names of the files of a run; those that are in the way are marked."""
-    from temdiff_jax.cli import outputs
-    from temdiff_jax.reconstruction.methods import method_of
-
-    options.check_choice("--format", volume_format, tuple(outputs.VOLUMES))
-    spread = "num_samples" in method_of(sampling.method).takes
-    ending = outputs.VOLUMES[volume_format]
-    files = outputs.named(out, name, ending=ending, spread=spread, overwrite=False)
-    return ", ".join(f"{p}{' (exists)' if p.exists() else ''}" for p in files.paths())
+        decided["constant"] = f"{record['constant']:.4g} under all tilts, taken off"
+    return decided
 
 
 def _draw(
@@ -281,9 +277,7 @@ def _table(series: "TiltSeries") -> list[str]:
     return [*lines, ""]
 
 
-def _record(
-    kind: str, image: "Image", series: "TiltSeries", preview: dict[str, str]
-) -> dict[str, Any]:
+def _record(kind: str, image: "Image", series: "TiltSeries") -> dict[str, Any]:
     """The same for machines."""
     views = np.arange(series.num_tilts) if series.views is None else series.views
     return {
@@ -297,9 +291,7 @@ def _record(
         "angles_deg": series.angles_deg.tolist(),
         "views": [int(v) for v in views],
         "sha256": series.sha256,
-        "preview": preview,
         "decisions": [str(d) for d in series.decisions],
-        "warnings": list(series.warnings),
     }
 
 

@@ -50,7 +50,7 @@ app = typer.Typer(
 app.command("reconstruct", cls=runfile.Command)(reconstruct.reconstruct)
 app.command("compare")(compare.compare)
 app.command("methods")(methods.methods)
-app.command("inspect")(inspect.inspect)
+app.command("inspect", cls=runfile.Command)(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)
 app.command("convert")(convert.convert)
@@ -137,8 +137,10 @@ def _exhausted(error: Exception) -> str | None:
 
 def _usage_line(error: Exception) -> str:
     """Message of a usage error, with the help to ask for."""
-    message = str(getattr(error, "format_message", lambda: str(error))())
+    message = str(getattr(error, "format_message", lambda: str(error))())[:200]
     context = getattr(error, "ctx", None)
+    if "unexpected extra argument" in message:
+        message += "; of several images give the folder that holds them"
     command = context.command_path if context is not None else "temdiff"
     return f"{message.rstrip('.')}; see {command} --help"
 

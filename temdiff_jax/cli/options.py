@@ -72,8 +72,18 @@ SmallAngles = Annotated[
     bool,
     typer.Option("--allow-small-angles", help="Small angles are degrees, not radians."),
 ]
+Deep = Annotated[
+    bool, typer.Option("--deep", help="Allow a slab much deeper than it is wide.")
+]
 Log = Annotated[
     str, typer.Option(metavar="auto|off|on", help="Take the logarithm of the tilts.")
+]
+Contrast = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|bright|dark",
+        help="What dense matter is in the tilts, or in their logarithm.",
+    ),
 ]
 Weighting = Annotated[
     str,
@@ -97,6 +107,24 @@ VolumeFormat = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
 ]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with a run that was stopped; else begin one."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Print memory, time and disk space needed, and stop."
+    ),
+]
+Devices = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Devices that share the work: samples first, then slabs along the tilt "
+        "axis.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON instead of lines to read.")
 ]
@@ -106,17 +134,15 @@ Verbose = Annotated[
 ]
 
 WEIGHTINGS = ("off", "robust", "diagonal", "low-rank", "adaptive")
+# Those of the library, which takes seconds to import.
 DEFAULT_WEIGHTING = "adaptive"
+DEFAULT_LOG = "auto"
 # A slab is not this many times as deep as it is wide.
 _DEEPEST = 4
+# Endings of volumes by the name of their format, those of `reconstruction.save`.
+VOLUMES = {"mrc": ".mrc", "ome-zarr": ".ome.zarr"}
 LOG_MODES = ("auto", "off", "on")
-TILT_AXES = ("y", "x")
-
-# Samples and steps; a first result on a CPU should cost minutes, not an hour.  More
-# steps than 8 change nothing, more samples make the spread surer
-# (docs/reports/samplers.md).
-_CPU_EFFORT = (4, 8)
-_ACCELERATOR_EFFORT = (16, 8)
+CONTRASTS = ("auto", "bright", "dark")
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:
@@ -145,24 +171,6 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
             "smaller angle first"
         )
     return low, high
-
-
-def depth(
-    given: int | None, project_px: int | None, factor: int, width: int
-) -> tuple[int, str]:
-    """Thickness of the volume in voxels, and who chose it.
-
-    Args:
-      given: By the user, after binning.
-      project_px: By the project, before binning.
-      factor: Binning.
-      width: Of the binned tilts, the last resort.
-    """
-    if given is not None:
-        return given, "as given"
-    if project_px is not None:
-        return max(round(project_px / factor), 1), "by the project"
-    return width, "as the width, since none was given (--thickness)"
 
 
 def check_depth(
@@ -207,25 +215,3 @@ def check_choice(option: str, value: str, known: Sequence[str]) -> None:
         raise InputError(
             f"{option}: expected one of {', '.join(known)}, got {value!r}; correct it"
         )
-
-
-def effort(
-    samples: int | None, steps: int | None, *, on_cpu: bool
-) -> tuple[int, int, str]:
-    """Number of samples and of steps, and a line that says who chose them.
-
-    Args:
-      samples: As given, None to choose.
-      steps: As given, None to choose.
-      on_cpu: Whether the CPU will compute; it gets the smaller defaults.
-    """
-    default = _CPU_EFFORT if on_cpu else _ACCELERATOR_EFFORT
-    chosen = (
-        default[0] if samples is None else samples,
-        default[1] if steps is None else steps,
-    )
-    line = f"{chosen[0]} samples of {chosen[1]} steps"
-    if samples is None or steps is None:
-        device = "a CPU" if on_cpu else "an accelerator"
-        line += f" (defaults on {device}; --samples and --steps change them)"
-    return *chosen, line

@@ -114,6 +114,15 @@ class Outlook:
             "stages": [stage._asdict() for stage in found.stages],
         }
 
+    def line(self) -> str:
+        """The need in one line."""
+        free = "unknown" if self.free is None else f"{self.free / GIB:.2f} GiB free"
+        return (
+            f"{self.peak / GIB:.2f} GiB of memory at most ({free}), "
+            f"{clock(self.forecast.seconds)} on an idle machine if compiled anew, "
+            f"{sum(self.disk.values()) / GIB:.2f} GiB of disk"
+        )
+
     def show(self, *, as_json: bool) -> None:
         """Print it, on standard output."""
         if as_json:

@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from temdiff_jax.cli.options import VOLUMES
+from temdiff_jax.cli.request import Results
 from temdiff_jax.errors import InputError
 from temdiff_jax.io import write
 
-# Endings of volumes by the name of their format; those of `reconstruction.save`, which
-# takes seconds to import.
-VOLUMES = {"mrc": ".mrc", "ome-zarr": ".ome.zarr"}
 # In the folder of an unfinished run: its volumes are being written.
 WRITING = "writing"
 
@@ -42,57 +41,67 @@ class Outputs:
 
 
 def plan(
-    folder: pathlib.Path,
+    results: Results,
     name: str,
     *,
-    overwrite: bool,
+    spread: bool,
     inputs: Iterable[pathlib.Path] = (),
-    ending: str = ".mrc",
-    spread: bool = True,
-    resume: bool | None = None,
+    keeps: bool = True,
 ) -> Outputs:
     """Names the files of a run and checks that all of them can be written.
 
     The folder is made if it does not exist; no existing file is changed.
 
     Args:
-      folder: Where to write.
+      results: Where to write.
       name: Name of the series, first part of every file name.
-      overwrite: Whether files of an earlier run may be replaced.
-      inputs: Files that this run reads, never to be replaced.
-      ending: Of the volumes, see `VOLUMES`.
       spread: Whether there are samples, and so a standard deviation.
-      resume: Whether to go on with a run that was stopped; None for a run that keeps
-        no state.
+      inputs: Files that this run reads, never to be replaced.
+      keeps: Whether it keeps its state, so that it can be resumed.
 
     Raises:
       InputError: If the folder cannot be made or written, or a file or an unfinished
         run is in the way.
     """
-    state = None if resume is None else folder / f"{name}_unfinished"
-    if state is not None and state.exists():
-        overwrite = _with_state(state, overwrite=overwrite, resume=bool(resume))
-    files = named(folder, name, ending=ending, spread=spread, overwrite=overwrite)
-    files = dataclasses.replace(files, state=state)
+    files = named(results, name, spread=spread)
+    if keeps:
+        state = _state(results, name)
+        if state.exists():
+            over = _with_state(state, overwrite=files.overwrite, resume=results.resume)
+            files = dataclasses.replace(files, overwrite=over)
+        files = dataclasses.replace(files, state=state)
     write.clean(files.paths())
     # A resumed run that may be complete is looked at before its files are in the way.
-    finished = resume and files.record.exists() and not overwrite
+    finished = results.resume and files.record.exists() and not files.overwrite
     paths = () if finished else files.paths()
-    prepare(folder, paths, overwrite=overwrite, inputs=inputs)
+    prepare(results.out, paths, overwrite=files.overwrite, inputs=inputs)
     return files
 
 
-def named(
-    folder: pathlib.Path, name: str, *, ending: str, spread: bool, overwrite: bool
-) -> Outputs:
+def named(results: Results, name: str, *, spread: bool) -> Outputs:
     """The files of a run, see `plan`; nothing is checked or made."""
+    folder, ending = results.out, VOLUMES[results.volume_format]
     return Outputs(
         mean=folder / f"{name}_temdiff{ending}",
         std=folder / f"{name}_std{ending}" if spread else None,
         report=folder / f"{name}_report.png",
         record=folder / f"{name}.temdiff.json",
-        overwrite=overwrite,
+        overwrite=results.overwrite,
     )
+
+
+def check_free(results: Results, files: Outputs, name: str) -> None:
+    """Refuses what `plan` would find in the way; makes and removes nothing."""
+    over, resume = results.overwrite, results.resume
+    _refuse_unfinished(_state(results, name), overwrite=over, resume=resume)
+    for path in () if resume else files.paths():
+        if path.exists():
+            write.check_output(path, overwrite=over)
+
+
+def _state(results: Results, name: str) -> pathlib.Path:
+    """Where a run keeps what is finished."""
+    return results.out / f"{name}_unfinished"
 
 
 def _with_state(state: pathlib.Path, *, overwrite: bool, resume: bool) -> bool:
@@ -100,11 +109,7 @@ def _with_state(state: pathlib.Path, *, overwrite: bool, resume: bool) -> bool:
     from temdiff_jax.reconstruction import watch
 
     watch.kept_identity(state)  # nothing else is ever removed
-    if not resume and not overwrite:
-        raise InputError(
-            f"--out: expected no unfinished run, got {state}; pass --resume to go on "
-            "with it, or --overwrite to start anew"
-        )
+    _refuse_unfinished(state, overwrite=overwrite, resume=resume)
     if not resume:
         watch.remove_folder(state)
     else:
@@ -112,6 +117,14 @@ def _with_state(state: pathlib.Path, *, overwrite: bool, resume: bool) -> bool:
         write.clean({state / name for name in left})
     # What it had begun to write is its own to replace.
     return overwrite or (state / WRITING).exists()
+
+
+def _refuse_unfinished(state: pathlib.Path, *, overwrite: bool, resume: bool) -> None:
+    if state.exists() and not resume and not overwrite:
+        raise InputError(
+            f"--out: expected no unfinished run, got {state}; pass --resume to go on "
+            "with it, or --overwrite to start anew"
+        )
 
 
 def complete(files: Outputs, run: str) -> bool:
@@ -147,7 +160,9 @@ def check_disk(files: Outputs, needed: Mapping[str, int]) -> None:
     Raises:
       InputError: With what is free and what is needed.
     """
-    total, free = sum(needed.values()), shutil.disk_usage(files.mean.parent).free
+    folder = files.mean.absolute().parent
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    total, free = sum(needed.values()), shutil.disk_usage(there).free
     if total > free:
         raise InputError(
             f"--out: expected {total / 2**30:.2f} GiB free in {files.mean.parent} "

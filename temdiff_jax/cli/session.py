@@ -11,31 +11,20 @@ import numpy as np
 import rich.console
 import typer
 
-from temdiff_jax.cli import (
-    choices,
-    environment,
-    options,
-    outlook,
-    outputs,
-    progress,
-    signals,
-)
+from temdiff_jax.cli import choices, environment, outlook, outputs, progress, signals
 from temdiff_jax.cli.outputs import Outputs
+from temdiff_jax.cli.request import Model
 from temdiff_jax.io import write
 from temdiff_jax.io.tilt_series import TiltSeries
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Parameters of a reconstruction; None leaves a choice to the library."""
+    """Parameters of a reconstruction, as a user wrote them and as they are meant."""
 
     sampling: choices.Sampling = choices.Sampling()
-    thickness: int | None = None
-    seed: int = 0
-    log: str = "auto"
-    weighting: str = options.DEFAULT_WEIGHTING
+    model: Model = Model()
     choice: Any = None
-    effort: tuple[str, ...] = ()
     devices: int = 1
     dry_run: bool = False
     resume: bool = False
@@ -46,14 +35,36 @@ class Settings:
         return "num_samples" in self.choice.method.takes
 
     def checked(self) -> "Settings":
-        """With the choice of the library, and lines about its effort.
+        """With the choice of the library.
 
         Raises:
           InputError: Anything about the method that is not known or does not fit.
         """
         environment.prepare_jax()
-        choice, effort = _choose(self.sampling)
-        return dataclasses.replace(self, choice=choice, effort=tuple(effort))
+        return dataclasses.replace(self, choice=choices.choose(self.sampling))
+
+    def of(self, series: TiltSeries) -> "Settings":
+        """With what the files of a series say of the slab, see `Model.of`."""
+        return dataclasses.replace(self, model=self.model.of(series))
+
+    def planned(self, series: TiltSeries) -> Any:
+        """What the library will do, checked; nothing is computed."""
+        from temdiff_jax import parallel
+        from temdiff_jax.reconstruction import plan
+
+        mesh = None
+        if self.devices > 1:
+            rows = series.tilts.shape[1]
+            shares = plan.division(self.choice, rows, self.devices)
+            mesh = parallel.sampling_mesh(*shares)
+        return plan.make_plan(
+            series.tilts,
+            series.angles_deg,
+            self.choice,
+            self.model.series_options(series),
+            key=self.model.seed,
+            mesh=mesh,
+        )
 
 
 class Session:
@@ -106,16 +117,16 @@ def reconstruct(
     """
     cache = environment.prepare_jax()
     session.say_later([f"warning: {line}" for line in series.warnings])
-    session.say_later([describe(series), *settings.effort])
+    session.say_later([describe(series)])
+    session.say_later(choices.effort(settings.choice, settings.sampling))
     if series.alignment is not None:
         session.say_later([lying(series)])
     if cache is None:
         session.say_later(["warning: no private cache folder; every run compiles anew"])
     from temdiff_jax.reconstruction import save, watch
 
-    planned = _planned(series, settings)
+    planned = settings.planned(series)
     session.say_later([f"warning: {line}" for line in planned.doubts])
-    series = dataclasses.replace(series, warnings=(*series.warnings, *planned.doubts))
     run = watch.run_id(planned.identity())
     if settings.resume and outputs.complete(files, run):
         session.say(f"complete already: {files.record}, run {run}")
@@ -154,7 +165,8 @@ def reconstruct(
         record["outputs"] = [path.name for path in files.paths()]
         failure = None
         try:
-            footer = _footer(session, series, result, origin)
+            words = "temdiff " + shlex.join(session.arguments)
+            footer = save.footer(result, origin, words)
             title, page = describe(series), files.report
             save.write_page(result, page, title, footer, reference=reference, **turned)
         except Exception as error:  # hours of work must not depend on a font
@@ -208,7 +220,7 @@ def make_record(
     """Everything needed to judge and repeat a run, ready for JSON."""
     from temdiff_jax.reconstruction import save
 
-    return save.record(result, series.warnings) | {
+    return save.record(result) | {
         "command": command,
         "config": source.get("config", {}),
         "input": {
@@ -219,62 +231,18 @@ def make_record(
         },
         "parameters": {
             **dataclasses.asdict(settings.sampling),
+            "numbers": list(settings.sampling.numbers or ()),
             "samples": result.provenance["num_samples"],
             "steps": result.provenance["num_steps"],
             "thickness": int(result.mean.shape[0]),
-            "seed": settings.seed,
-            "log": settings.log,
-            "weighting": settings.weighting,
+            "seed": settings.model.seed,
+            "log": settings.model.log,
+            "contrast": settings.model.contrast,
+            "weighting": settings.model.weighting,
         },
         "device": environment.device_kind(),
         "versions": environment.versions(),
     }
-
-
-def _choose(sampling: choices.Sampling) -> tuple[Any, list[str]]:
-    """The choice of the library, and a line about its effort if it draws samples."""
-    from temdiff_jax.reconstruction.methods import method_of
-
-    row = method_of(sampling.method)
-    if "num_samples" not in row.takes:
-        return choices.choose(sampling), []
-    if row.sampling is not None:
-        choice = choices.choose(sampling)
-        own = choice.settings
-        return choice, [f"{own.num_samples} samples of {own.num_steps} steps"]
-    samples, steps, line = options.effort(
-        sampling.samples, sampling.steps, on_cpu=environment.on_cpu()
-    )
-    chosen = dataclasses.replace(sampling, samples=samples, steps=steps)
-    return choices.choose(chosen), [line]
-
-
-def _planned(series: TiltSeries, settings: Settings) -> Any:
-    """What the library will do, checked."""
-    from temdiff_jax import parallel
-    from temdiff_jax.reconstruction import plan
-    from temdiff_jax.series.preparation import SeriesOptions
-
-    mesh = None
-    if settings.devices > 1:
-        rows = series.tilts.shape[1]
-        shares = plan.division(settings.choice, rows, settings.devices)
-        mesh = parallel.sampling_mesh(*shares)
-    options = SeriesOptions(
-        thickness=settings.thickness,
-        voxel_size_angstrom=series.voxel_size_angstrom,
-        log=settings.log,
-        weighting=settings.weighting,
-        alignment=series.alignment,
-    )
-    return plan.make_plan(
-        series.tilts,
-        series.angles_deg,
-        settings.choice,
-        options,
-        key=settings.seed,
-        mesh=mesh,
-    )
 
 
 def _call(
@@ -293,21 +261,6 @@ def _call(
         result = api.run(planned, state=files.state, on_progress=on_progress)
     session.begin()
     return result
-
-
-def _footer(
-    session: Session, series: TiltSeries, result: Any, origin: list[str]
-) -> list[str]:
-    """What stands below the page: origin, command, decisions and doubts."""
-    from temdiff_jax.reconstruction import notes
-
-    warned = (*series.warnings, *notes.warnings(result.provenance))
-    return [
-        f"temdiff_jax {environment.own_version()}; " + "; ".join(origin),
-        "temdiff " + shlex.join(session.arguments),
-        *notes.decisions(result.provenance),
-        *(f"warning: {line}" for line in warned),
-    ]
 
 
 def _print_summary(session: Session, record: dict[str, Any], files: Outputs) -> None:

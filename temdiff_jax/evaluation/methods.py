@@ -82,6 +82,7 @@ class Bound:
             prior=self._loaded(),
             method=self.row,
             settings=self.chosen,
+            log="off",
             contrast="bright",
             weighting=self.weighting,
             key=self.seed,

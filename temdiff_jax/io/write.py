@@ -27,7 +27,6 @@ from temdiff_jax.io import gate
 MAX_LABELS = 10
 LONGEST_NAME = 255
 """Bytes; what every common file system can bear."""
-LABEL_LENGTH = 80
 # Random part of a temporary name.
 _NAME_BYTES = 8
 

@@ -150,7 +150,7 @@ def reconstruct(
     settings: Settings | None = None,
     key: int | jax.Array = 0,
     voxel_size_angstrom: float | None = None,
-    log: str = "off",
+    log: str = "auto",
     contrast: str = "auto",
     tilt_weights: ArrayLike | None = None,
     weighting: str = DEFAULT_WEIGHTING,
@@ -163,8 +163,8 @@ def reconstruct(
     """Reconstructs a volume from a tilt series of any range.
 
     Args:
-      tilts: Line integrals ``[n_tilts, y, x]``, tilt axis along y; any unit (see
-        ``log`` for intensities).  Or a series of ``load_tilt_series``, with its angles,
+      tilts: Line integrals or intensities (see ``log``) ``[n_tilts, y, x]``, tilt
+        axis along y; any unit.  Or a series of ``load_tilt_series``, with its angles,
         alignment and voxel size.
       angles: Degrees, one per tilt, in any order.
       alignment: How the tilts lie in their images, for the projector, which shifts and
@@ -183,12 +183,12 @@ def reconstruct(
       solver, schedule: A name of ``diffusion.methods.SOLVERS``, of ``SCHEDULES``, or a
         function, see ``Settings``.
       num_samples, num_steps: Posterior samples, and noise levels of each; default
-        those of the method.
+        those of the method: of ours 4 samples on a CPU, 16 elsewhere, of 8 steps.
       settings: Further choices; what is given beside it overrules it.
       key: Seed or typed JAX key.
       voxel_size_angstrom: Recorded in the provenance.
-      log: "off": tilts are line integrals; "on": bright-field intensities, of
-        which -log is taken; "auto" decides by the data and records its verdict.
+      log: "auto" decides by the data whether -log is taken, and records its verdict;
+        "off": tilts are line integrals; "on": they are bright-field intensities.
       contrast: Sense of dense matter in the line integrals: "bright", "dark" or
         "auto" (skewness); the volume keeps the sense of the tilts.
       tilt_weights: Trust in each tilt, [0, 1]; 0 leaves it out.
@@ -211,7 +211,9 @@ def reconstruct(
       InputError: Anything wrong with the input; one line with expected, got and
         what to do.
     """
+    said: tuple[str, ...] = ()
     if isinstance(tilts, TiltSeries):
+        said = tilts.warnings
         angles, alignment = tilts.angles_deg, tilts.alignment
         voxel_size_angstrom = voxel_size_angstrom or tilts.voxel_size_angstrom
         tilts = tilts.tilts
@@ -229,6 +231,7 @@ def reconstruct(
         weighting,
         spread,
         alignment,
+        said,
     )
 
     def make() -> Plan:

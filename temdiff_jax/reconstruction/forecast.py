@@ -18,11 +18,13 @@ import numpy as np
 from temdiff_jax.geometry import lateral_margin_for
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.reconstruction import sample, tiling
+from temdiff_jax.reconstruction.methods import RESAMPLE
 from temdiff_jax.reconstruction.plan import Choice, Plan
 
 FLOAT = 4
-# Memory of the runtime, of compilers and of a report, of which a run pays all.
-PROGRAM_BYTES = 590 * 2**20
+# Memory of the runtime, of compilers and of a report, of which a run pays all, and what
+# the program of a sampler adds (docs/reports/forecast.md).
+PROGRAM_BYTES, SAMPLER_BYTES = 450 * 2**20, 80 * 2**20
 # Wide volumes and stacks of tilts that live at once.
 SOLVE_VOLUMES, SOLVE_TILTS = 4.4, 1.0
 WEIGH_VOLUMES, WEIGH_TILTS = 18.0, 76.0
@@ -32,36 +34,49 @@ MAPS = 9.0
 MODES = 8
 # Solves of the weighting, by its form: each as many iterations as the first estimate.
 SOLVES = {"off": 0, "robust": 3, "diagonal": 3, "low-rank": 3, "adaptive": 5}
+# A projection with its adjoint through shifts, and through turns as well, as multiples
+# of one of aligned tilts; and the copies of the tilts that a motion keeps.
+SHIFTED, TURNED, MOTION_TILTS = 3.7, 5.4, 5.5
 # Seconds of one core: per tilt and voxel of a projection with its adjoint, and per
 # floating-point operation of the network.
-PAIR_S, FLOP_S = 6e-10, 1 / 20e9
+PAIR_S, FLOP_S = 6e-10, 1 / 40e9
 ACCELERATOR = 100.0
 COMPILE_S = 15.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Extents that decide the cost: tilts ``[n, y, x]`` and a thickness."""
+    """What decides the cost: tilts ``[n, y, x]``, a thickness, and how tilts lie.
+
+    ``motion`` is the cost of a projection with its adjoint as a multiple of that of
+    aligned tilts.
+    """
 
     num_tilts: int
     height: int
     width: int
     thickness: int
     margin: int
+    motion: float = 1.0
 
     @classmethod
     def of(cls, planned: Plan) -> Size:
         """Of a reconstruction."""
         geometry = planned.job.geometry
         nz, _, ny = geometry.volume_shape
-        return cls(geometry.num_tilts, ny, geometry.num_u, nz, geometry.margin)
+        extents = (geometry.num_tilts, ny, geometry.num_u, nz, geometry.margin)
+        lying = planned.job.series.alignment
+        if lying is None or planned.choice.method.name in RESAMPLE:
+            return cls(*extents)
+        turned = np.any(lying.rotations_deg) or np.any(lying.magnifications != 1)
+        return cls(*extents, TURNED if turned else SHIFTED)
 
     def binned(self, factor: int, angles_deg: np.ndarray) -> Size:
         """Of the same series on larger voxels."""
         extents = (self.height, self.width, self.thickness)
         height, width, depth = (max(n // factor, 1) for n in extents)
         margin = lateral_margin_for(angles_deg, depth, width)
-        return Size(self.num_tilts, height, width, depth, margin)
+        return Size(self.num_tilts, height, width, depth, margin, self.motion)
 
     @property
     def field(self) -> int:
@@ -118,7 +133,8 @@ class Forecast:
     def added(self) -> int:
         """Bytes by which the process will still grow."""
         own = self.device_bytes if self.on_host else 0
-        return PROGRAM_BYTES + self.host + own
+        draws = any(stage.name == "sampling" for stage in self.stages)
+        return PROGRAM_BYTES + draws * SAMPLER_BYTES + self.host + own
 
     @property
     def seconds(self) -> float:
@@ -146,14 +162,16 @@ def predict(
       angles_deg: Of the tilts.
     """
     settings, method = choice.settings, choice.method
-    pair_s = PAIR_S * size.num_tilts * size.wide / FLOAT / speed()
+    pair_s = PAIR_S * size.motion * size.num_tilts * size.wide / FLOAT / speed()
     iterations = settings_for(angles_deg).num_iters
     solves = (1 + SOLVES[weighting]) * (iterations + 1)
     solving = SOLVE_VOLUMES * size.wide + SOLVE_TILTS * size.tilts
     if weighting != "off":
         weighing = WEIGH_VOLUMES * size.wide + WEIGH_TILTS * size.tilts
         solving = max(solving, weighing)
-    held = (2 + MODES) * size.tilts + size.wide
+    held = float((2 + MODES) * size.tilts + size.wide)
+    if size.motion > 1:
+        held += MOTION_TILTS * size.tilts
     quadratic = Stage(
         "quadratic estimate", int(held + solving), COMPILE_S + solves * pair_s
     )

@@ -96,6 +96,14 @@ def doubts_of(choice: Choice, job: preparation.Job) -> tuple[str, ...]:
     return not_covered(choice.prior, job.series.angles_deg, voxel_nm)
 
 
+def default_samples() -> int:
+    """Samples where nobody says how many: a first result on a CPU costs minutes.
+
+    More make the spread surer (docs/reports/samplers.md).
+    """
+    return 4 if jax.default_backend() == "cpu" else 16
+
+
 def choose(
     method: str | Method | MakeSampler = "default",
     prior: str | Path | Prior = "default",
@@ -107,7 +115,8 @@ def choose(
     Args:
       method, prior, settings: As for ``reconstruct``.
       given: ``rule``, ``solver``, ``schedule``, ``num_samples``, ``num_steps``; None
-        for those of the settings.
+        for those of the settings, or of the method where there are none either
+        (``default_samples``).
 
     Raises:
       InputError: Unknown names, settings that a method does not take, or a network
@@ -214,7 +223,11 @@ def prepared(job: preparation.Job, watch: Watch) -> tuple[Problem, dict[str, Any
             "weighting": np.array(json.dumps(weighed)),
             **{f"precision.{k}": v for k, v in precision.items() if v is not None},
             **{f"units.{k}": v for k, v in problem.units._asdict().items()},
-            **{f"inputs.{k}": v for k, v in problem.shown._asdict().items()},
+            **{
+                f"inputs.{k}": v
+                for k, v in problem.shown._asdict().items()
+                if v is not None
+            },
         }
 
     found = watch.part("problem", make)
@@ -259,6 +272,9 @@ def _settings(
         )
     named = {name: value for name, value in named.items() if name not in strange}
     base = method.settings if settings is None else settings
+    ours = method.sampling is None and "num_samples" in method.takes
+    if settings is None and ours:
+        named.setdefault("num_samples", default_samples())
     chosen = dataclasses.replace(base, **named)
     chosen.the_rule(), chosen.the_solver(), chosen.the_schedule()  # known names
     if "num_samples" not in method.takes:

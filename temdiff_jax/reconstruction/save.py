@@ -123,13 +123,14 @@ def write_page(
     report.write_page(path, page, overwrite=overwrite)
 
 
-def record(result: Result, doubts: Sequence[str] = ()) -> dict[str, Any]:
-    """What is known of a run, ready for JSON.
+def warnings(result: Result) -> list[str]:
+    """Doubts about files, prior, tilts and model, a line each."""
+    made = result.provenance
+    return [*made["warnings"], *notes.warnings(made)]
 
-    Args:
-      result: Of the run.
-      doubts: Further warnings, of the files.
-    """
+
+def record(result: Result) -> dict[str, Any]:
+    """What is known of a run, ready for JSON."""
     made = result.provenance
     return {
         "format": RECORD_FORMAT,
@@ -142,8 +143,20 @@ def record(result: Result, doubts: Sequence[str] = ()) -> dict[str, Any]:
         "weights": np.asarray(result.weights),
         "run": made.get("run"),
         "library": dict(made),
-        "warnings": [*doubts, *notes.warnings(made)],
+        "warnings": warnings(result),
     }
+
+
+def footer(
+    result: Result, origin: Sequence[str], command: str | None = None
+) -> list[str]:
+    """What stands below the page: origin, command, decisions and doubts."""
+    return [
+        f"temdiff_jax {version()}; " + "; ".join(origin),
+        *([] if command is None else [command]),
+        *notes.decisions(result.provenance),
+        *(f"{notes.WARNING}{line}" for line in warnings(result)),
+    ]
 
 
 def save(
@@ -163,15 +176,10 @@ def save(
         volumes.append(folder / f"{name}_std{ending}")
     page, said = folder / f"{name}_report.png", folder / f"{name}.temdiff.json"
     origin = labels(result, result.provenance["input_sha256"])
-    warned = [*result.provenance["warnings"], *notes.warnings(result.provenance)]
-    footer = [
-        f"temdiff_jax {version()}; " + "; ".join(origin),
-        *notes.decisions(result.provenance),
-        *(f"{notes.WARNING}{line}" for line in warned),
-    ]
     write_volumes(result, volumes, origin, tilt_axis=tilt_axis, overwrite=overwrite)
-    write_page(result, page, name, footer, tilt_axis=tilt_axis, overwrite=overwrite)
-    content = record(result, result.provenance["warnings"])
+    said_below = footer(result, origin)
+    write_page(result, page, name, said_below, tilt_axis=tilt_axis, overwrite=overwrite)
+    content = record(result)
     content["sha256"] = {path.name: sha256(path) for path in volumes}
     write.write_json(said, content, overwrite=overwrite)
     return [*volumes, page, said]

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from temdiff_jax.errors import InputError
 
@@ -44,8 +43,25 @@ def looks_like_bright_field(tilts: np.ndarray, angles_deg: np.ndarray) -> bool:
     if np.ptp(path) < MIN_THICKNESS_SPREAD:
         return False
     level = np.log(np.maximum(levels(tilts), 1e-30))
-    slope = stats.theilslopes(level, path).slope
-    return bool(slope < -0.02 and stats.spearmanr(path, level).statistic < -0.7)
+    together = np.corrcoef(_ranks(path), _ranks(level))[0, 1]
+    return bool(median_line(path, level)[0] < -0.02 and together < -0.7)
+
+
+def median_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept by medians of pairs (Theil 1950; Sen 1968).
+
+    What `scipy.stats` has of it costs a third of the time in which a command starts.
+    """
+    one, other = np.triu_indices(len(x), 1)
+    run = x[other] - x[one]
+    slope = float(np.median((y[other] - y[one])[run != 0] / run[run != 0]))
+    return slope, float(np.median(y) - slope * np.median(x))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Rank of each value; equal ones share the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]
 
 
 def paths(angles_deg: np.ndarray) -> np.ndarray:
@@ -167,8 +183,9 @@ def pedestal(tilts: np.ndarray, angles_deg: np.ndarray) -> float:
     path = paths(angles_deg)
     if np.ptp(path) < MIN_THICKNESS_SPREAD or len(path) < FEW_TILTS:
         return 0.0
-    level = levels(tilts)
-    contrast = float(np.median([image.std(dtype=np.float64) for image in _cut(tilts)]))
+    each = [(i.mean(dtype=np.float64), i.std(dtype=np.float64)) for i in _cut(tilts)]
+    level, spread = np.array(each).T
+    contrast = float(np.median(spread))
 
     def misfit(constant: float) -> float:
         rest = level - constant
@@ -178,7 +195,7 @@ def pedestal(tilts: np.ndarray, angles_deg: np.ndarray) -> float:
     before = misfit(0.0)
     if before <= PEDESTAL_SHARE * contrast:
         return 0.0
-    constant = min(stats.theilslopes(level, path).intercept, _darkest(tilts))
+    constant = min(median_line(path, level)[1], _darkest(tilts))
     small = abs(constant) <= PEDESTAL_SHARE * float(np.median(np.abs(level)))
     if small or misfit(constant) > PEDESTAL_SHARE * before:
         return 0.0
@@ -215,9 +232,9 @@ def incident_intensity(tilts: np.ndarray, angles_deg: np.ndarray) -> tuple[float
     path = paths(angles_deg)
     if np.ptp(path) >= MIN_THICKNESS_SPREAD:
         # A median of slopes: nearly dark views at high tilt do not set it for all.
-        fit = stats.theilslopes(levels(np.log(tilts)), path)
-        if fit.slope < 0:
-            return float(np.exp(fit.intercept)), "fit of a slab"
+        slope, intercept = median_line(path, levels(np.log(tilts)))
+        if slope < 0:
+            return float(np.exp(intercept)), "fit of a slab"
     return float(np.percentile(tilts, 99.9)), "brightest pixels"
 
 

@@ -23,16 +23,20 @@ from temdiff_jax.series import checks, inputs, intensity, weighting
 
 
 class SeriesOptions(NamedTuple):
-    """What a user says of a series; see ``reconstruct`` for each."""
+    """What a user says of a series; see ``reconstruct`` for each.
+
+    ``warnings`` are those of its files, a line each.
+    """
 
     thickness: int | None = None
     voxel_size_angstrom: float | None = None
-    log: str = "off"
+    log: str = "auto"
     contrast: str = "auto"
     tilt_weights: ArrayLike | None = None
     weighting: str = "adaptive"
     spread: weighting.Spread | None = None
     alignment: tilt_series.Alignment | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Job(NamedTuple):
@@ -56,6 +60,8 @@ def check_series(tilts: ArrayLike, angles: ArrayLike, options: SeriesOptions) ->
         voxel_size_angstrom=options.voxel_size_angstrom,
         alignment=options.alignment,
     )
+    said = tuple(dict.fromkeys((*options.warnings, *series.warnings)))
+    series = dataclasses.replace(series, warnings=said)
     num, height, width = series.tilts.shape
     if min(height, width) < checks.MIN_PIXELS:
         raise InputError(

@@ -106,30 +106,3 @@ def ball(
 
     empty = jnp.zeros(shape, jnp.float32)
     return value * jax.lax.fori_loop(0, supersample**3, add, empty) / supersample**3
-
-
-@functools.partial(jax.jit, static_argnames="shape")
-def gaussian_blob(
-    shape: shapes.Shape,
-    centre: Sequence[float] = (0.0, 0.0, 0.0),
-    sigma: float = 4.0,
-    value: float = 1.0,
-) -> Array:
-    """A round Gaussian `value * exp(-r**2 / (2 sigma**2))`, sampled at the voxels.
-
-    The line integral at tilt theta, at detector place (u, y) from the centre, is
-    `value * sigma * sqrt(2 pi) * exp(-((u - u0)**2 + (y - y0)**2) / (2 sigma**2))`
-    voxels with `u0 = x0 cos(theta) + z0 sin(theta)`.
-
-    Args:
-        shape: (nz, nx, ny).
-        centre: (z0, x0, y0) in voxels from the volume's centre (n - 1) / 2.
-        sigma: voxels; at 1 and above the sampled sums agree to 1e-6.
-        value: density at the centre.
-
-    Returns:
-        density [z, x, y], float32.
-    """
-    offset = [p - c for p, c in zip(shapes.grid(shape), centre, strict=True)]
-    square = sum(o**2 for o in offset)
-    return value * jnp.exp(-square / (2.0 * sigma**2)).astype(jnp.float32)

@@ -2,6 +2,7 @@
 
 The fake stands for `temdiff_jax.reconstruction`, whose own tests say whether it is
 right; here the question is what the command passes in and what it does with the answer.
+Neither is the page drawn, which takes longer than all the rest.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from temdiff_jax import baselines
+from temdiff_jax import baselines, report
 from temdiff_jax.cli import environment
 from temdiff_jax.geometry import CONVENTION
 from temdiff_jax.io import write
@@ -97,6 +98,7 @@ def library(monkeypatch, tmp_path) -> Library:
                 "key": plan.key_data(planned.key),
                 "draws": "num_samples" in choice.method.takes,
                 "intensity": job.intensity,
+                "warnings": [*job.series.warnings],
                 "alignment": "none: the tilts are taken as aligned",
                 "angles_deg": list(job.series.angles_deg),
                 "voxel_size_angstrom": job.series.voxel_size_angstrom,
@@ -107,6 +109,10 @@ def library(monkeypatch, tmp_path) -> Library:
 
     def linear(tilts, angles, *, thickness, **_):
         return np.ones((thickness, *tilts.shape[1:]), np.float32)
+
+    def page(path, page, *, overwrite):
+        with write.atomic_path(path, overwrite=overwrite) as temporary:
+            temporary.write_bytes(b"a page")
 
     def prior(method, name, settings):
         """Names are checked by the library itself; no network is read."""
@@ -123,6 +129,7 @@ def library(monkeypatch, tmp_path) -> Library:
     monkeypatch.setattr(api, "run", run)
     monkeypatch.setattr(baselines, "fbp", linear, raising=False)
     monkeypatch.setattr(baselines, "tikhonov", linear, raising=False)
+    monkeypatch.setattr(report, "write_page", page)
     # The setting is global to jax and would outlive the test.
     monkeypatch.setattr(environment, "prepare_jax", lambda: tmp_path)
     return record

@@ -1,7 +1,17 @@
-import numpy as np
+import json
 
+import numpy as np
+import pytest
+
+from temdiff_jax.cli import environment
 from temdiff_jax.cli.main import main
 from temdiff_jax.io import write
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    """The folder of compiled programs is global to jax and would outlive the test."""
+    monkeypatch.setattr(environment, "prepare_jax", lambda: tmp_path)
 
 
 def test_prints_header_table_and_warnings(series, capsys):
@@ -78,27 +88,57 @@ def test_a_picture_shows_every_tilt_and_the_masked_pixels(series, tmp_path, caps
     assert "exists" in capsys.readouterr().err
 
 
-def test_inspect_takes_what_concerns_the_input_of_reconstruct(series, capsys):
-    words = ["inspect", str(series.stack), "--angles", str(series.angles), "--exclude"]
-    more = [
-        "0,4",
-        "--bin",
-        "2",
-        "--thickness",
-        "7",
-        "--axis-angle",
-        "90",
-        "--log",
-        "off",
-    ]
-    assert main([*words, *more]) == 0
+def test_the_options_of_reconstruct_decide_what_is_said(series, capsys):
+    words = ["inspect", str(series.stack), "--angles", str(series.angles)]
+    words += ["--exclude", "0,4", "--axis-angle", "90", "--log", "off"]
+    assert main([*words, "--thickness", "9", "--prior", "default"]) == 0
     out = capsys.readouterr().out
-    assert "volume        7 x 7 x 5 (z, y, x), thickness as given" in out
+    assert "volume        9 x 14 x 10 (z, y, x), thickness as given" in out
     assert "images        3 of 14 x 10" in out
     assert "logarithm     off (chosen by caller)" in out
+    assert "4 samples of 8 steps" in out and "needs         " in out
     runs = ["--method", "mean", "--seed", "3", "--weighting", "robust", "--out", "x"]
-    assert main([*words, "0", *runs, "--format", "ome-zarr"]) == 0
+    assert main([*words, *runs, "--format", "ome-zarr", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "method        mean: One call" in out and "robust, seed 3" in out
+    assert "stage     one call" in out
     assert "x/grid_temdiff.ome.zarr" in out and "std" not in out.split("writes")[1]
-    assert main([*words, "0", "--method", "none"]) == 2
+    assert main([*words, "--method", "none"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "refusal"),
+    [
+        (["--thickness", "80"], "--thickness: expected voxels, at most 56"),
+        (["--bin", "5"], "tilts: expected at least"),
+        (["--out", "."], "grid_report.png"),
+    ],
+)
+def test_what_reconstruct_would_refuse_is_said(
+    series, tmp_path, capsys, monkeypatch, options, refusal
+):
+    """The line is that of the command itself."""
+    (tmp_path / "grid_report.png").write_text("precious")
+    monkeypatch.chdir(tmp_path)
+    words = [series.stack, "--angles", series.angles, "--method", "fbp", "--out", "r"]
+    words = [str(word) for word in (*words, *options)]
+    assert main(["inspect", *words, "--json"]) == 0
+    preview = json.loads(capsys.readouterr().out)["preview"]
+    assert refusal in preview["refused"]
+    assert main(["reconstruct", *words]) == 2
+    assert capsys.readouterr().err == f"temdiff: {preview['refused']}\n"
+    assert (tmp_path / "grid_report.png").read_text() == "precious"
+
+
+def test_a_file_of_options_serves_inspect_and_reconstruct(series, tmp_path, capsys):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'path = "grid.mrc"\nmethod = "dps"\nset = ["scale=0.5"]\nseed = 7\n'
+    )
+    assert main(["inspect", str(file), "--range", "4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["preview"]["weighting"].endswith("seed 7")
+    assert found["shape"][0] == 3 and found["forecast"]["network_calls"] > 0
+    file.write_text('path = "grid.mrc"\nmethod = "dps"\nset = ["size=0.5"]\n')
+    assert main(["inspect", str(file)]) == 2
+    assert "expected one of scale, got 'size'" in capsys.readouterr().err

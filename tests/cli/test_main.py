@@ -32,6 +32,7 @@ def test_no_command_prints_the_help(capsys):
         (["--wrong"], "No such option"),
         (["evaluate"], "VOLUME"),
         (["demo"], "--out"),
+        (["reconstruct", "a.tif", "b.tif"], "give the folder that holds them; see"),
         (["priors", "steal"], "No such command 'steal'"),
     ],
 )

@@ -130,9 +130,20 @@ def test_weights_go_to_the_methods_that_need_them(series, compared, tmp_path):
     assert priors[0] == "mine.safetensors" and priors[3] == "m.safetensors"
 
 
+def test_numbers_go_to_the_methods_that_take_them(series, compared, tmp_path):
+    more = ["--methods", "dps,dds,fbp", "--set", "dps.scale=0.5", "--set", "eta=0.25"]
+    assert main(words(series, tmp_path / "r", *more)) == 0
+    chosen = compared["choices"]
+    assert chosen["dps"].method.numbers["scale"] == 0.5
+    assert chosen["dds"].method.numbers == {"eta": 0.25, "num_iters": 5}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--set", "scale=1"], "--set: expected a number of one of fbp, sart"),
+        (["--methods", "dps", "--set", "dds.eta=1"], "number of one of dps, got"),
+        (["--methods", "dps", "--set", "dps.eta=1"], "expected one of scale"),
         (["--methods", "fbp,dsp"], "did you mean 'dps'"),
         (["--methods", ","], "--methods: expected names, got none"),
         (["--weighting", "some"], "--weighting: expected one of"),

@@ -26,15 +26,6 @@ def test_parse_range_refuses(text):
         options.parse_range(text)
 
 
-def test_effort_is_smaller_on_a_cpu_and_yields_to_the_user():
-    assert options.effort(None, None, on_cpu=True)[:2] == (4, 8)
-    assert options.effort(None, None, on_cpu=False)[:2] == (16, 8)
-    samples, steps, line = options.effort(3, None, on_cpu=True)
-    assert (samples, steps) == (3, 8)
-    assert "--samples and --steps change them" in line
-    assert options.effort(3, 4, on_cpu=False) == (3, 4, "3 samples of 4 steps")
-
-
 def test_choices_and_defaults_are_those_of_the_library():
     assert options.WEIGHTINGS == weighting.FORMS
     assert options.DEFAULT_WEIGHTING == api.DEFAULT_WEIGHTING

@@ -211,7 +211,7 @@ def test_a_run_goes_on_where_it_was_interrupted(given, monkeypatch, short_loops)
     record = {"machine": dataclasses.asdict(MACHINE), "cores": 2, "load": 0.1}
     record |= {"processor": "abacus", "backend": "cpu"}
     monkeypatch.setattr(benchmark_projector, "machine_record", lambda: record)
-    text = benchmark_projector.run(given)
+    text = projector_report.markdown(benchmark_projector.run(given))
     assert "abacus, 2 cores" in text and "| 6x5x7 | 3 |" in text
     path = Path(given.output)
     path.write_text(path.read_text() + '{"case": {"shape": [6, 5')  # cut short
@@ -224,11 +224,11 @@ def test_a_run_goes_on_where_it_was_interrupted(given, monkeypatch, short_loops)
         return original(self, case)
 
     monkeypatch.setattr(timing.Suite, "run", run)
-    text = benchmark_projector.run(given)
+    text = projector_report.markdown(benchmark_projector.run(given))
     assert [case.num_tilts for case in run_cases] == [4]
     assert "| 6x5x7 | 3 |" in text and "| 6x5x7 | 4 |" in text
     given.report_only = True
-    assert benchmark_projector.run(given) == text
+    assert projector_report.markdown(benchmark_projector.run(given)) == text
 
 
 def test_flags_that_cannot_be_are_refused():
@@ -288,6 +288,9 @@ def test_tables_hold_the_numbers_of_the_records():
     for rule in [line for line in lines if set(line) == {"|", "-"}]:
         above = lines[lines.index(rule) - 1]
         assert above.count("|") == rule.count("|")
+    brief = projector_report.markdown(records, brief=True)
+    assert set(brief.split("\n\n")) < set(text.split("\n\n")) and "slow, 12.0x" in brief
+    assert "24.0 (12.0x)" not in brief
     with pytest.raises(InputError, match="got 0 and 0"):
         projector_report.markdown([])
 

@@ -11,6 +11,7 @@ import pytest
 from temdiff_jax import parallel
 from temdiff_jax.inverse.quadratic import Metric
 from temdiff_jax.inverse.tikhonov import settings_for
+from temdiff_jax.io.alignment.record import Alignment
 from temdiff_jax.reconstruction import forecast, plan
 from temdiff_jax.reconstruction.forecast import Size
 from temdiff_jax.reconstruction.settings import Settings
@@ -38,6 +39,20 @@ def test_sizes_are_those_of_the_geometry(choice):
     assert size.field == 4 * 24 * 48 * 32
     half = size.binned(2, ANGLES)
     assert (half.thickness, half.height, half.width) == (12, 16, 24)
+
+
+def test_tilts_that_lie_elsewhere_cost_more(choice):
+    shifts, ones = np.ones((11, 2)), np.ones(11)
+    lying = [Alignment(ANGLES, shifts, turn * ones, ones) for turn in (0.0, 2.0)]
+    sizes = [
+        Size.of(plan.make_plan(TILTS, ANGLES, choice, SeriesOptions(24, alignment=own)))
+        for own in (None, *lying)
+    ]
+    assert [s.motion for s in sizes] == [1.0, forecast.SHIFTED, forecast.TURNED]
+    found = [predicted(choice, size) for size in sizes]
+    assert found[0].seconds < found[1].seconds < found[2].seconds
+    assert found[0].device_bytes < found[1].device_bytes == found[2].device_bytes
+    assert sizes[2].binned(2, ANGLES).motion == forecast.TURNED
 
 
 def test_steps_are_those_that_a_run_tells_of(choice, prior):

@@ -1,6 +1,7 @@
 """Coarse to fine on a series: extents, grids, pulls, and the methods that use it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ SETTINGS = Settings(
 )
 
 
+@functools.cache
 def series(shape):
     """A problem with inputs, of a random specimen on extents ``(nz, nu, ny)``."""
     nz, nu, ny = shape
@@ -29,7 +31,8 @@ def series(shape):
     rng = np.random.default_rng(0)
     volume = rng.random(geometry.volume_shape).astype(np.float32)
     tilts = project(jnp.asarray(volume), geometry)
-    return inputs.prepare(tilts, geometry, settings_for(DEGREES))
+    prepare = jax.jit(inputs.prepare, static_argnums=2)
+    return prepare(tilts, geometry, settings_for(DEGREES))
 
 
 def test_grown_problem_holds_the_same_rays():
@@ -45,8 +48,10 @@ def test_grown_problem_holds_the_same_rays():
     theirs = np.asarray(project(jnp.asarray(inner), problem.geometry))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     np.testing.assert_array_equal(grown.tilts[:, 1:-1, :-1], problem.tilts)
+    nz, nx, ny = problem.geometry.volume_shape
+    odd = dataclasses.replace(problem.geometry, volume_shape=(nz + 1, nx, ny))
     with pytest.raises(ValueError, match="odd change"):
-        series((15, 18, 11)).grown(4)
+        dataclasses.replace(problem, geometry=odd).grown(4)
 
 
 def test_grids_follow_voxels_and_extents():

@@ -2,11 +2,23 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from temdiff_jax.errors import InputError
 from temdiff_jax.series import intensity
 
 ANGLES = np.linspace(-50.0, 50.0, 11)
+
+
+@pytest.mark.parametrize("count", [2, 5, 40])
+def test_line_by_medians_and_ranks_are_those_of_scipy(count):
+    rng = np.random.default_rng(count)
+    x = np.round(rng.normal(size=count), 1)  # some of them equal
+    y = -2.0 * x + rng.standard_t(2, count)
+    fit = stats.theilslopes(y, x)
+    expected = (fit.slope, fit.intercept)
+    np.testing.assert_allclose(intensity.median_line(x, y), expected, rtol=1e-12)
+    np.testing.assert_array_equal(intensity._ranks(x), stats.rankdata(x))
 
 
 @pytest.fixture

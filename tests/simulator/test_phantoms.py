@@ -285,16 +285,3 @@ def test_ball_has_the_volume_and_projection_of_a_ball():
     # The rim is left out, where a voxel's mean differs from its central line.
     flat = square < (radius - 2) ** 2
     np.testing.assert_allclose(volume.sum(axis=0)[flat], chord[flat], atol=0.1)
-
-
-def test_gaussian_blob_projects_to_its_closed_form():
-    shape, centre, sigma = (48, 40, 44), (2.4, -1.2, 3.1), 2.5
-    volume = np.asarray(phantoms.gaussian_blob(shape, centre, sigma, 0.8), np.float64)
-    z, x, y = axis_places(shape)
-    for axis, (a, a0), (b, b0) in (
-        (0, (x[0], centre[1]), (y[0], centre[2])),
-        (1, (z[:, 0], centre[0]), (y[0], centre[2])),
-    ):
-        square = (a - a0) ** 2 + (b - b0) ** 2
-        line = 0.8 * sigma * math.sqrt(2 * math.pi) * np.exp(-square / (2 * sigma**2))
-        np.testing.assert_allclose(volume.sum(axis=axis), line, atol=2e-5)

@@ -6,6 +6,7 @@ tilts and are true where a pixel must *not* count.
 
 from __future__ import annotations
 
+from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,8 @@ SPREAD_THRESHOLD = 1.5
 RING = np.ones((5, 5), bool)
 RING[1:4, 1:4] = False
 NEAREST = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
+# Tilts looked at together; each takes some ten copies in double precision.
+THREADS = 4
 # Edge of the tiles that have a scale of their own, pixels.
 TILE = 16
 NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
@@ -106,14 +109,16 @@ def find_masks(
             f"masks: expected finite tilts, got {int((~np.isfinite(array)).sum())} "
             "pixels that are not; replace them by a constant"
         )
-    fill = np.stack([fill_mask(image, grow=grow) for image in array])
-    saturated = np.stack([saturated_mask(image) for image in array]) & ~fill
-    hot = np.stack(
-        [
-            hot_mask(image, known, threshold=hot_threshold)
-            for image, known in zip(array, fill | saturated, strict=True)
-        ]
-    )
+
+    def each(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        fill = fill_mask(image, grow=grow)
+        saturated = saturated_mask(image) & ~fill
+        hot = hot_mask(image, fill | saturated, threshold=hot_threshold)
+        return fill, hot, saturated
+
+    # Sorting and filters of numpy and scipy run side by side.
+    with futures.ThreadPoolExecutor(THREADS) as threads:
+        fill, hot, saturated = map(np.stack, zip(*threads.map(each, array)))
     if geometry is None:
         outside = np.zeros((*array.shape[:2], 1), bool)
     else:
@@ -170,7 +175,7 @@ def hot_mask(
     if known.all():
         return np.zeros(values.shape, bool)
     values = _nearest(values, known)
-    apart = values - ndimage.median_filter(values, 3, mode="mirror")
+    apart = values - median_of_nine(values)
     scale = 1.4826 * np.median(np.abs(apart[~known]))
     # A tilt without noise has a scale near zero and would be hot wherever it bends.
     scale = max(scale, 1e-3 * float(np.std(values[~known])))
@@ -187,6 +192,29 @@ def hot_mask(
     hot = (alone > 0.5 * threshold * noise) & ~_spread(boxes, away, noise)
     far[tuple(at.T)] = hot
     return far
+
+
+def median_of_nine(image: np.ndarray) -> np.ndarray:
+    """Median of each pixel ``[u, y]`` and its eight neighbours, edges mirrored.
+
+    Three sorted rows leave three candidates (Paeth, Graphics Gems (1990) 171), which in
+    whole arrays takes a fifth of the time of `scipy.ndimage.median_filter`.
+    """
+    rows, columns = image.shape
+    wide = np.pad(image, 1, mode="reflect" if min(image.shape) > 1 else "edge")
+    a, b, c = (wide[:, k : k + columns] for k in range(3))
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    middle = np.maximum(low, np.minimum(high, c))
+    low, high = np.minimum(low, c), np.maximum(high, c)
+    a, b, c = (low[k : k + rows] for k in range(3))
+    low = np.maximum(np.maximum(a, b), c)
+    a, b, c = (high[k : k + rows] for k in range(3))
+    high = np.minimum(np.minimum(a, b), c)
+    a, b, c = (middle[k : k + rows] for k in range(3))
+    middle = np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
+    return np.maximum(
+        np.minimum(low, middle), np.minimum(np.maximum(low, middle), high)
+    )
 
 
 def _spread(boxes: np.ndarray, apart: np.ndarray, scale: np.ndarray) -> np.ndarray:

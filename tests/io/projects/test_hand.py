@@ -8,7 +8,7 @@ import pytest
 
 from temdiff_jax import baselines, io, reconstruct
 from temdiff_jax.cli.main import main
-from temdiff_jax.cli.reconstruct import binned
+from temdiff_jax.cli.request import binned
 from temdiff_jax.io import write
 from temdiff_jax.io.alignment import aln, imod, relion, warp
 from temdiff_jax.io.alignment.record import Alignment, positions

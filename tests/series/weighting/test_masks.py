@@ -44,6 +44,15 @@ def rates(found, planted):
     return found[planted].mean(), found[~planted].mean()
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (2, 3), (17, 24)])
+def test_the_median_of_nine_is_that_of_scipy(shape):
+    image = np.random.default_rng(0).integers(0, 9, shape).astype(np.float64)
+    expected = ndimage.median_filter(image, 3, mode="mirror")
+    if min(shape) > 1:
+        np.testing.assert_array_equal(masks.median_of_nine(image), expected)
+    assert masks.median_of_nine(image).shape == shape
+
+
 def test_nothing_is_found_in_a_good_series(clean):
     found = masks.find_masks(clean, GEOMETRY)
     assert not found.fill.any() and not found.saturated.any()
