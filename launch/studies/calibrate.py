@@ -73,7 +73,7 @@ def score_setting(
     for tilts, angles, truth in series:
         kwargs = {"thickness": truth.shape[0], "prior": prior, "contrast": "bright"}
         if not samples:
-            result = reconstruct(tilts, angles, method="mean", **kwargs)
+            result = reconstruct(tilts, angles, method="mean", examined=False, **kwargs)
             rows.append([psnr(result.mean, truth) - psnr(result.tikhonov, truth)])
             continue
         result = reconstruct(
@@ -82,6 +82,7 @@ def score_setting(
             num_samples=samples,
             num_steps=steps,
             keep_samples=True,
+            examined=False,
             settings=Settings(solver=solver, eta=eta),
             **kwargs,
         )

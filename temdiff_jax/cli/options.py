@@ -75,6 +75,17 @@ SmallAngles = Annotated[
 Log = Annotated[
     str, typer.Option(metavar="auto|off|on", help="Take the logarithm of the tilts.")
 ]
+Contrast = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|bright|dark",
+        help="What dense matter is in the tilts, or in their logarithm.",
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Exit with code 3 unless the verdict is CONSISTENT."),
+]
 Weighting = Annotated[
     str,
     typer.Option(
@@ -110,6 +121,7 @@ DEFAULT_WEIGHTING = "adaptive"
 # A slab is not this many times as deep as it is wide.
 _DEEPEST = 4
 LOG_MODES = ("auto", "off", "on")
+CONTRASTS = ("auto", "bright", "dark")
 TILT_AXES = ("y", "x")
 
 # Samples and steps; a first result on a CPU should cost minutes, not an hour.  More

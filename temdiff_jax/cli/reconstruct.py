@@ -9,6 +9,9 @@ import typer
 from temdiff_jax.cli import choices, options, runfile
 from temdiff_jax.errors import InputError
 
+# Of --strict.
+EXIT_DOUBTED = 3
+
 if TYPE_CHECKING:
     from temdiff_jax.io.tilt_series import TiltSeries
 
@@ -27,6 +30,7 @@ def reconstruct(
     axis_angle: options.AxisAngle = None,
     allow_small_angles: options.SmallAngles = False,
     log: options.Log = "auto",
+    contrast: options.Contrast = "auto",
     verbose: options.Verbose = False,
     method: choices.Method = "default",
     samples: choices.Samples = None,
@@ -41,6 +45,7 @@ def reconstruct(
     out: options.Out = pathlib.Path(),
     volume_format: options.VolumeFormat = "mrc",
     overwrite: options.Overwrite = False,
+    strict: options.Strict = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -65,10 +70,11 @@ def reconstruct(
     """Reconstruct the volume of a tilt series.
 
     Writes NAME_temdiff.mrc (mean), NAME_std.mrc if samples are drawn, NAME_report.png
-    and NAME.temdiff.json.
+    and NAME.temdiff.json.  The first lines say how far the result can be relied on.
     """
     del config  # read before the other options
     options.check_choice("--log", log, options.LOG_MODES)
+    options.check_choice("--contrast", contrast, options.CONTRASTS)
     options.check_choice("--weighting", weighting, options.WEIGHTINGS)
     angle_range = options.parse_range(tilt_range)
 
@@ -83,6 +89,7 @@ def reconstruct(
         thickness=thickness,
         seed=seed,
         log=log,
+        contrast=contrast,
         weighting=weighting,
         dry_run=dry_run,
         resume=resume,
@@ -127,7 +134,7 @@ def reconstruct(
     chosen = runfile.given(context)
     if write_config is not None:
         write.write_text(write_config, runfile.text_of(chosen), overwrite=overwrite)
-    session.reconstruct(
+    record = session.reconstruct(
         running,
         binned(series, bin_factor),
         dataclasses.replace(settings, thickness=thickness),
@@ -145,6 +152,8 @@ def reconstruct(
             "config": chosen,
         },
     )
+    if strict and not dry_run and not session.consistent(record):
+        raise typer.Exit(EXIT_DOUBTED)
 
 
 def binned(series: "TiltSeries", factor: int) -> "TiltSeries":

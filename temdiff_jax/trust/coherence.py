@@ -2,7 +2,7 @@
 
 A slab of thickness T about depth b whose content is random with a smooth power spectrum
 makes the tilts jointly Gaussian.  In the coordinate ``x' = u / cos(theta)`` the
-coefficients of all tilts at one frequency (fx, fy) are slices through one depth profile,
+coefficients of all tilts at a frequency (fx, fy) are slices through one depth profile,
 
     Y_k = integral V(fx, fy, z) exp(-2 pi i fx z tan(theta_k)) dz + noise,
 
@@ -10,16 +10,16 @@ so that, over their standard deviation, their covariance is
 
     C_kl = (1 - nu) (1/T) integral rho(z d) exp(-2 pi i fx z d) dz + nu [k = l],
 
-with ``d = tan(theta_k) - tan(theta_l)`` and rho the autocorrelation of the window on the
-images: what leaves the window agrees with nothing.  nu is the share of noise, measured
-from the images, and a share ``eta`` of the rest on which no model insists (gain, grid,
-content that is no Gaussian), which is chosen by the likelihood.  One small matrix for
-each frequency gives the likelihood of any angles, shifts, axis or thickness without a
-reconstruction; its conditional mean is the projection of the quadratic estimate with the
-same spectrum.
+with ``d = tan(theta_k) - tan(theta_l)`` and rho the autocorrelation of the window on
+the images: what leaves the window agrees with nothing.  nu is the share of noise,
+measured from the images, and a share ``eta`` of the rest on which no model insists
+(gain, grid, content that is no Gaussian), which is chosen by the likelihood.  One small
+matrix for each frequency gives the likelihood of any angles, shifts, axis or thickness
+without a reconstruction; its conditional mean is the projection of the quadratic
+estimate with the same spectrum.
 
-All figures are relative to tilts that have nothing in common (``C = 1``): the *gain*, a
-logarithm of a likelihood ratio, twice which is a gain in chi2.
+All figures are relative to tilts that have nothing in common (``C = 1``): the *gain*,
+a logarithm of a likelihood ratio, twice which is a gain in chi2.
 
 Source: Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), ch. 2 and 5
 (evidence, leaving one out); Whittle, J. R. Stat. Soc. B 15 (1953) 125 (frequencies as
@@ -42,7 +42,7 @@ STEEPEST_DEG = 65.0
 UNSHARED = (0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.35, 0.6)
 # Frequencies with less signal than this share of the noise say nothing.
 FAINT = 0.05
-_DEPTHS = 33
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(33)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,9 +163,8 @@ class Modes(NamedTuple):
 def modes(of: Spectra, slab: Slab) -> Modes:
     """The shared covariance of a slab at every frequency, and the data in its modes."""
     lag = of.tangents[:, None] - of.tangents[None]
-    nodes, weights = np.polynomial.legendre.leggauss(_DEPTHS)
-    depth = 0.5 * slab.thickness * nodes
-    seen = 0.5 * weights * _overlap(lag[..., None] * depth / of.width)
+    depth = 0.5 * slab.thickness * _NODES
+    seen = 0.5 * _WEIGHTS * _overlap(lag[..., None] * depth / of.width)
     half = of.fx[of.fx >= 0]
     phase = 2 * np.pi * half[:, None, None, None] * (lag[..., None] * depth)
     shared = np.einsum("klz,fklz->fkl", seen, np.cos(phase))

@@ -1,13 +1,13 @@
 """What the mean grey of the tilts says: offset, logarithm and sense.
 
-In a slab that fills the image the level of line integrals is ``m / cos(theta)`` with m of
-the sign of dense matter.  An offset adds a constant, intensities without their logarithm
-fall along the path, a logarithm of line integrals falls along the path as well, and a
-wrong sense turns the slope round.  A specimen in vacuum has a level of its own, about the
-same in every tilt, which is none of these.
+In a slab that fills the image the level of line integrals is ``m / cos(theta)``, m of
+the sign of dense matter.  An offset adds a constant; intensities without their
+logarithm fall along the path, and so does a logarithm of line integrals; a wrong sense
+turns the slope round.  A specimen in vacuum has a level of its own, about the same in
+every tilt, which is none of these.
 
-The gain is ``n ln(RSS_0 / RSS_1) - ln n``, twice the logarithm of the likelihood ratio of
-two straight lines (Schwarz, Ann. Stat. 6 (1978) 461).
+The gain is ``n ln(RSS_0 / RSS_1) - ln n``, twice the logarithm of the likelihood ratio
+of two straight lines (Schwarz, Ann. Stat. 6 (1978) 461).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from temdiff_jax.series import intensity
 from temdiff_jax.trust.causes import Cause
 
 # Gain above which a cause is named, and how much of the level it must explain.
-LEAST_GAIN = 15.0
+LEAST_GAIN = 10.0
 # Of the level, what the slab is not asked to explain.
 FLOOR = 0.003
 LEAST_TILTS = 5
@@ -51,21 +51,24 @@ def causes(
     line = level - design @ (slope, offset)
     flat = level - level.mean()
     slab = level - path * (level @ path) / (path @ path)
-    if gain(flat, line, size) <= LEAST_GAIN:
+    trend = gain(flat, line, size)
+    if trend <= LEAST_GAIN:
         return []  # a specimen in vacuum
-    excess = gain(slab, line, size)
-    if excess <= LEAST_GAIN:
-        return _sense(level @ path, gain(flat, slab, size), record)
     falls = slope * record["sign"] < 0  # in the sense of the input
-    if falls and record["log"] == "off":
+    if falls and record["log"] == "off" and record["log_chosen_by"] == "caller":
         text = "bright-field intensities were taken as line integrals"
-        return [Cause("logarithm", text, excess, "--log on")]
+        return [Cause("logarithm", text, trend, "--log on")]
     if slope < 0 and record["log"] == "on":
         text = "a logarithm was taken of what grows with the path"
-        return [Cause("logarithm", text, excess, "--log off")]
-    text = f"a constant of {record['sign'] * offset:.4g} lies under all tilts"
-    repair = "what was found was taken off; subtract the detector's dark level"
-    return [Cause("offset", text, excess, repair)]
+        return [Cause("logarithm", text, trend, "--log off")]
+    excess = gain(slab, line, size)
+    contrast = float(np.median(tilts.std(axis=(1, 2))))
+    departs = np.sqrt(np.mean(slab**2)) > intensity.PEDESTAL_SHARE * contrast
+    if excess > LEAST_GAIN and departs:
+        text = f"a constant of {record['sign'] * offset:.4g} lies under all tilts"
+        repair = "what was found was taken off; subtract the detector's dark level"
+        return [Cause("offset", text, excess, repair)]
+    return _sense(level @ path, trend, record)
 
 
 def _sense(slope: float, found: float, record: dict[str, Any]) -> list[Cause]:

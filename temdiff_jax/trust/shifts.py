@@ -156,8 +156,10 @@ def _best(
 
 
 def _curved(found: Spectra, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-    """Slope ``[2 n]`` of the likelihood in the shifts (x', y), and a root of the inverse
-    of its curvature with the gauges fixed, ``[2 n, free]``.
+    """Slope of the likelihood in the shifts (x', y) and a root of its covariance.
+
+    Returns:
+      ``[2 n]``, and ``[2 n, free]``: of the inverse of the curvature, gauges fixed.
     """
     data = np.moveaxis(found.data, 0, -1) * _centred(found, fit.slab)
     inverse = _inverse(found, fit)
