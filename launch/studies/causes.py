@@ -37,7 +37,7 @@ from temdiff_jax.simulator import (
 )
 from temdiff_jax.trust import causes, levels
 
-_SIZES = flags.DEFINE_list("sizes", ["32", "40", "48"], "Pixels a side.")
+_SIZES = flags.DEFINE_list("sizes", ["24", "32", "40"], "Pixels a side.")
 _PLANTED = flags.DEFINE_list(
     "planted", [], 'Causes by name; all if empty, "none" for none.'
 )
@@ -93,7 +93,9 @@ def image(kind: str, size: int, seed: int) -> Images:
     shape = (size // 2, size, size)
     wide = (size // 2, 2 * size, size)  # matter beside the field of view, as in a slab
     key = jax.random.key(seed)
-    first, second = (_specimen(kind, wide, k) for k in jax.random.split(key))
+    first, second = (
+        jnp.asarray(_middle(_specimen(kind, k), wide)) for k in jax.random.split(key)
+    )
 
     def look(stain: jax.Array, severity: float, mode: str = "haadf") -> Any:
         full = (shape[0], wide[1], shape[2])
@@ -112,9 +114,17 @@ def image(kind: str, size: int, seed: int) -> Images:
     )
 
 
-def _specimen(kind: str, shape: tuple[int, int, int], key: jax.Array) -> jax.Array:
+def _middle(volume: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    start = [(n - m) // 2 for n, m in zip(volume.shape, shape, strict=True)]
+    return volume[tuple(slice(a, a + m) for a, m in zip(start, shape, strict=True))]
+
+
+def _specimen(kind: str, key: jax.Array) -> np.ndarray:
+    """Stain ``[z, x, y]`` of the largest size, of which the others are the middle."""
+    largest = max(int(size) for size in _SIZES.value)
+    shape = (largest // 2, 2 * largest, largest)
     if _VOLUME.value is None:
-        return dict(phantoms.PHANTOMS)[kind](key, shape)
+        return np.asarray(dict(phantoms.PHANTOMS)[kind](key, shape))
     path, _, name = _VOLUME.value.rpartition(":")
     with np.load(path, allow_pickle=False) as file:
         volume = np.swapaxes(grey_to_stain(file[name]), 1, 2)
@@ -123,9 +133,7 @@ def _specimen(kind: str, shape: tuple[int, int, int], key: jax.Array) -> jax.Arr
         int(jax.random.randint(k, (), 0, r))
         for k, r in zip(jax.random.split(key, 3), room)
     ]
-    return jnp.asarray(
-        volume[tuple(slice(a, a + m) for a, m in zip(at, shape, strict=True))]
-    )
+    return volume[tuple(slice(a, a + m) for a, m in zip(at, shape, strict=True))]
 
 
 def _as_is(tilts: np.ndarray, images: Images, **options: Any) -> Series:
@@ -222,15 +230,15 @@ def named(series: Series) -> tuple[str, str]:
 def main(argv: Sequence[str]) -> None:
     """Prints both tables."""
     with program.refusals("causes", argv):
-        for name in _PLANTED.value if _PLANTED.value != ["none"] else ():
-            check_known("--planted", name, PLANTS)
+        for name in _PLANTED.value:
+            check_known("--planted", name, [*PLANTS, "none"])
         sizes = [int(size) for size in _SIZES.value]
     rng = np.random.default_rng(_SEED.value)
-    chosen = _PLANTED.value or list(PLANTS)
+    chosen = [name for name in _PLANTED.value or PLANTS if name != "none"]
     table: dict[str, collections.Counter[str]] = collections.defaultdict(
         collections.Counter
     )
-    for number, kind in enumerate(SPECIMENS if chosen != ["none"] else ()):
+    for number, kind in enumerate(SPECIMENS if chosen else ()):
         for size in sizes:
             images = image(kind, size, _SEED.value + number)
             for plant in chosen:

@@ -20,6 +20,7 @@ from temdiff_jax.cli import (
     doctor,
     environment,
     evaluate,
+    holdout,
     inspect,
     methods,
     priors,
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 app.command("reconstruct", cls=runfile.Command)(reconstruct.reconstruct)
 app.command("compare")(compare.compare)
+app.command("holdout")(holdout.holdout)
 app.command("methods")(methods.methods)
 app.command("inspect")(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)

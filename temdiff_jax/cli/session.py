@@ -114,7 +114,7 @@ def reconstruct(
         session.say_later(["warning: no private cache folder; every run compiles anew"])
     from temdiff_jax.reconstruction import save, watch
 
-    planned = _planned(series, settings)
+    planned = plan_of(series, settings)
     session.say_later([f"warning: {line}" for line in planned.doubts])
     series = dataclasses.replace(series, warnings=(*series.warnings, *planned.doubts))
     run = watch.run_id(planned.identity())
@@ -258,7 +258,7 @@ def _choose(sampling: choices.Sampling) -> tuple[Any, list[str]]:
     return choices.choose(chosen), [line]
 
 
-def _planned(series: TiltSeries, settings: Settings) -> Any:
+def plan_of(series: TiltSeries, settings: Settings) -> Any:
     """What the library will do, checked."""
     from temdiff_jax.reconstruction import plan
     from temdiff_jax.series.preparation import SeriesOptions

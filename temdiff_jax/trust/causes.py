@@ -42,7 +42,7 @@ VISIBLE_PX = 0.3
 SCALES = (0.0, 0.25, 0.5, 2.0, 4.0)
 # Shifts that are planted to see which could be told, pixels root mean square.
 POWERS_PX = (0.25, 0.5, 1.0, 2.0, 4.0)
-_QUICK = (1.0, 0.5, 0.2)
+_QUICK = (1.0, 0.4)
 
 
 class Cause(NamedTuple):
@@ -392,13 +392,13 @@ def _turned(look: _Look) -> Cause | None:
     def at(psi: float) -> Fit:
         return look.quick(turned(look.views, psi))
 
-    fits = {psi: at(psi) for psi in np.arange(-80.0, 91.0, 10.0)}
+    fits = {psi: at(psi) for psi in np.arange(-75.0, 91.0, 15.0)}
     straight = fits[0.0]
-    for step in (5.0, 2.5):
+    for step in (7.5, 3.75):
         best = max(fits, key=lambda psi: fits[psi].gain)
         fits |= {best + s: at(best + s) for s in (-step, step)}
     best = max(fits, key=lambda psi: fits[psi].gain)
-    if abs(best) < 2.5:
+    if abs(best) < 3.0:
         return None
     side = "-x" if best > 0 else "+x"
     repair = f"--axis-angle {best:g}" if abs(abs(best) - 90) > 5 else "--tilt-axis x"

@@ -21,14 +21,15 @@ estimate with the same spectrum.
 All figures are relative to tilts that have nothing in common (``C = 1``): the *gain*,
 a logarithm of a likelihood ratio, twice which is a gain in chi2.
 
-Source: Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), ch. 2 and 5
-(evidence, leaving one out); Whittle, J. R. Stat. Soc. B 15 (1953) 125 (frequencies as
-independent data); the central slice theorem.
+Source: Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), ch. 2
+and 5 (evidence, leaving one out); Whittle, J. R. Stat. Soc. B 15 (1953) 125
+(frequencies as independent data); the central slice theorem.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +43,6 @@ STEEPEST_DEG = 65.0
 UNSHARED = (0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.35, 0.6)
 # Frequencies with less signal than this share of the noise say nothing.
 FAINT = 0.05
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(33)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +146,12 @@ class Slab:
         return 0.5 * self.thickness + abs(self.middle)
 
 
+@functools.cache
+def _quadrature(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights in [-1, 1]; exact enough for ``count / 2`` turns of a cosine."""
+    return np.polynomial.legendre.leggauss(count)
+
+
 class Modes(NamedTuple):
     """Covariances of all frequencies, diagonalised.
 
@@ -163,8 +169,10 @@ class Modes(NamedTuple):
 def modes(of: Spectra, slab: Slab) -> Modes:
     """The shared covariance of a slab at every frequency, and the data in its modes."""
     lag = of.tangents[:, None] - of.tangents[None]
-    depth = 0.5 * slab.thickness * _NODES
-    seen = 0.5 * _WEIGHTS * _overlap(lag[..., None] * depth / of.width)
+    turns = of.fx.max() * slab.thickness * np.ptp(of.tangents)
+    nodes, weights = _quadrature(9 + int(2 * turns))
+    depth = 0.5 * slab.thickness * nodes
+    seen = 0.5 * weights * _overlap(lag[..., None] * depth / of.width)
     half = of.fx[of.fx >= 0]
     phase = 2 * np.pi * half[:, None, None, None] * (lag[..., None] * depth)
     shared = np.einsum("klz,fklz->fkl", seen, np.cos(phase))
