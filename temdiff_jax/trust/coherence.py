@@ -148,7 +148,7 @@ class Slab:
 
 @functools.cache
 def _quadrature(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights in [-1, 1]; exact enough for ``count / 2`` turns of a cosine."""
+    """Nodes and weights in [-1, 1]; enough for ``count / 2`` turns of a cosine."""
     return np.polynomial.legendre.leggauss(count)
 
 

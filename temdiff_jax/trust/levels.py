@@ -21,8 +21,8 @@ from temdiff_jax.trust.causes import Cause
 
 # Gain above which a cause is named, and how much of the level it must explain.
 LEAST_GAIN = 10.0
-# Of the level, what the slab is not asked to explain.
-FLOOR = 0.003
+# Of the contrast of the images, what the slab is not asked to explain.
+FLOOR = 0.05
 LEAST_TILTS = 5
 
 
@@ -43,7 +43,7 @@ def causes(
         return []
     constant = record["sign"] * record["constant"]
     level = intensity.levels(tilts) + constant
-    size = float(np.median(np.abs(level)))
+    size = float(np.median(tilts.std(axis=(1, 2))))
     if size == 0:
         return []
     design = np.stack([path, np.ones_like(path)], axis=1)
@@ -62,8 +62,7 @@ def causes(
         text = "a logarithm was taken of what grows with the path"
         return [Cause("logarithm", text, trend, "--log off")]
     excess = gain(slab, line, size)
-    contrast = float(np.median(tilts.std(axis=(1, 2))))
-    departs = np.sqrt(np.mean(slab**2)) > intensity.PEDESTAL_SHARE * contrast
+    departs = np.sqrt(np.mean(slab**2)) > intensity.PEDESTAL_SHARE * size
     if excess > LEAST_GAIN and departs:
         text = f"a constant of {record['sign'] * offset:.4g} lies under all tilts"
         repair = "what was found was taken off; subtract the detector's dark level"
