@@ -44,7 +44,9 @@ ALLOWED = {
     # where the parts meet
     "baselines": f"{ALGEBRA} series",
     "priors": f"{ALGEBRA} series diffusion model io",
-    "reconstruction": f"{ALGEBRA} series baselines diffusion model priors io report",
+    "trust": f"{ALGEBRA} series",
+    "reconstruction": f"{ALGEBRA} series baselines diffusion model priors io report "
+    "trust",
     "training": f"{ALGEBRA} series simulator diffusion model priors io",
     "evaluation": f"{ALGEBRA} simulator baselines priors reconstruction io",
 }

@@ -74,7 +74,7 @@ def score_setting(
         kwargs = {"thickness": truth.shape[0], "prior": prior}
         kwargs |= {"log": "off", "contrast": "bright"}
         if not samples:
-            result = reconstruct(tilts, angles, method="mean", **kwargs)
+            result = reconstruct(tilts, angles, method="mean", examined=False, **kwargs)
             rows.append([psnr(result.mean, truth) - psnr(result.tikhonov, truth)])
             continue
         result = reconstruct(
@@ -83,6 +83,7 @@ def score_setting(
             num_samples=samples,
             num_steps=steps,
             keep_samples=True,
+            examined=False,
             settings=Settings(solver=solver, eta=eta),
             **kwargs,
         )

@@ -167,6 +167,7 @@ def run_method(method: str, data: Data) -> np.ndarray:
         key=_SEED.value,
         log="off",
         contrast="bright",
+        examined=False,
     )
     return result.mean
 

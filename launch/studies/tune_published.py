@@ -124,6 +124,7 @@ def score(
             contrast="bright",
             weighting="off",
             key=seed,
+            examined=False,
         ).mean
         mask = metrics.seen_by_all_views(stain.shape, case.angles_deg)
         match = metrics.affine_match(volume, stain, mask)

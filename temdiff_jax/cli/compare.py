@@ -177,13 +177,12 @@ def _row(name: str, result: Any, choice: Any) -> dict[str, Any]:
     import numpy as np
 
     chi2 = np.asarray(result.chi2, np.float64)
-    drawn = bool(np.any(result.std))
     return {
         "method": name,
         "what": choice.method.summary,
         "chi2_median": float(np.nanmedian(chi2)),
         "chi2_highest": float(np.nanmax(chi2)),
-        "spread": float(np.mean(result.std)) if drawn else None,
+        "spread": None if result.std is None else float(np.mean(result.std)),
         "calls": choice.method.calls(choice.settings),
         "seconds": float(result.provenance["seconds"]),
         "settings": result.provenance["settings"],
@@ -205,7 +204,7 @@ def _write_page(
     from temdiff_jax.cli import environment, session
     from temdiff_jax.report import compare as report
 
-    drawn = {name: results[name].std for name in results if results[name].std.any()}
+    drawn = {n: found.std for n, found in results.items() if found.std is not None}
     pictures = {"Reconstructions": {n: found.mean for n, found in results.items()}}
     if drawn:
         pictures["Standard deviation of the samples, uncalibrated"] = drawn
@@ -217,6 +216,7 @@ def _write_page(
         ],
         volumes=pictures,
         notes=[
+            *_verdict(results),
             "chi2/n: squared residual over noise variance, per tilt; expected 1. Data "
             "consistency cannot validate content the tilts do not measure.",
             f"temdiff_jax {environment.own_version()}: temdiff "
@@ -230,6 +230,13 @@ def _write_page(
         voxel_size_angstrom=series.voxel_size_angstrom,
         overwrite=overwrite,
     )
+
+
+def _verdict(results: Mapping[str, Any]) -> list[str]:
+    """What the first result says of the series, which is the same for all."""
+    from temdiff_jax.reconstruction import notes
+
+    return notes.verdict(next(iter(results.values())).provenance)[:1]
 
 
 def _cells(rows: list[dict[str, Any]]) -> list[list[str]]:

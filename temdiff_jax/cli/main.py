@@ -1,7 +1,8 @@
 """Entry point of the command `temdiff`: commands, exit codes, error lines.
 
-Exit codes: 0 done, 1 failed, 2 bad input or not enough memory or disk, 130 interrupted
-by Ctrl-C, 143 by SIGTERM.  Every failure is one line on standard error.
+Exit codes: 0 done, 1 failed, 2 bad input or not enough memory or disk, 3 a verdict that
+--strict does not accept, 130 interrupted by Ctrl-C, 143 by SIGTERM.  Every failure is
+one line on standard error.
 """
 
 import errno
@@ -19,6 +20,7 @@ from temdiff_jax.cli import (
     doctor,
     environment,
     evaluate,
+    holdout,
     inspect,
     methods,
     priors,
@@ -49,6 +51,7 @@ app = typer.Typer(
 )
 app.command("reconstruct", cls=runfile.Command)(reconstruct.reconstruct)
 app.command("compare")(compare.compare)
+app.command("holdout")(holdout.holdout)
 app.command("methods")(methods.methods)
 app.command("inspect", cls=runfile.Command)(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)

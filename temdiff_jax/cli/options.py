@@ -85,6 +85,10 @@ Contrast = Annotated[
         help="What dense matter is in the tilts, or in their logarithm.",
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Exit with code 3 unless the verdict is CONSISTENT."),
+]
 Weighting = Annotated[
     str,
     typer.Option(

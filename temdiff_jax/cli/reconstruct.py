@@ -4,6 +4,9 @@ import typer
 
 from temdiff_jax.cli import choices, groups, options, request, runfile
 
+# Of --strict.
+EXIT_DOUBTED = 3
+
 
 @groups.flat
 def reconstruct(
@@ -16,6 +19,7 @@ def reconstruct(
     verbose: options.Verbose = False,
     devices: options.Devices = 1,
     dry_run: options.DryRun = False,
+    strict: options.Strict = False,
     as_json: options.Json = False,
     config: runfile.Config = None,
     write_config: runfile.WriteConfig = None,
@@ -23,7 +27,7 @@ def reconstruct(
     """Reconstruct the volume of a tilt series.
 
     Writes NAME_temdiff.mrc (mean), NAME_std.mrc if samples are drawn, NAME_report.png
-    and NAME.temdiff.json.
+    and NAME.temdiff.json.  The first lines say how far the result can be relied on.
     """
     del config  # read before the other options
 
@@ -51,7 +55,7 @@ def reconstruct(
         write.write_text(
             write_config, runfile.text_of(chosen), overwrite=results.overwrite
         )
-    session.reconstruct(
+    record = session.reconstruct(
         running,
         series,
         settings,
@@ -59,3 +63,5 @@ def reconstruct(
         command="reconstruct",
         source=tilts.record(series) | {"config": chosen},
     )
+    if strict and not dry_run and not session.consistent(record):
+        raise typer.Exit(EXIT_DOUBTED)

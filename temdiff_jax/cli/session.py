@@ -31,8 +31,9 @@ class Settings:
 
     @property
     def draws(self) -> bool:
-        """Whether the method that was chosen draws samples."""
-        return "num_samples" in self.choice.method.takes
+        """Whether samples are drawn that have a standard deviation."""
+        takes = "num_samples" in self.choice.method.takes
+        return takes and self.choice.settings.num_samples > 1
 
     def checked(self) -> "Settings":
         """With the choice of the library.
@@ -209,6 +210,13 @@ def lying(series: TiltSeries) -> str:
     return line
 
 
+def consistent(record: dict[str, Any]) -> bool:
+    """Whether the verdict of a run is that its tilts agree with each other."""
+    from temdiff_jax.trust import verdict
+
+    return bool((record.get("trust") or {}).get("verdict") == verdict.CONSISTENT)
+
+
 def make_record(
     series: TiltSeries,
     settings: Settings,
@@ -273,10 +281,12 @@ def _print_summary(session: Session, record: dict[str, Any], files: Outputs) -> 
     chi2 = np.asarray(record["chi2"], np.float64)
     worst = int(np.nanargmax(chi2))
     nz, ny, nx = record["volume_shape"]
+    for line in notes.verdict(record):
+        typer.echo(line)
     typer.echo(f"volume {nz} x {ny} x {nx} (z, y, x)")
     typer.echo(
         f"chi2/n median {np.nanmedian(chi2):.2f}, highest {chi2[worst]:.2f} at "
-        f"{record['angles_deg'][worst]:g} degrees (expected 1)"
+        f"{record['angles_deg'][worst]:g} degrees, over the variance that was assumed"
     )
     for line in notes.decisions(record["library"]):
         typer.echo(line)

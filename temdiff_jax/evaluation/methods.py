@@ -87,10 +87,13 @@ class Bound:
             weighting=self.weighting,
             key=self.seed,
             keep_samples=True,
+            examined=False,
         )
         if self.row.name != "posterior" or result.samples is None:
             return result.mean
         count = len(result.samples)
+        if result.std is None:
+            return result.mean
         return {
             f"mean of {count}": Estimate(result.mean, result.std, count),
             "one sample": result.samples[0],

@@ -23,10 +23,10 @@ from temdiff_jax.io.alignment import record
 from temdiff_jax.io.alignment.record import Alignment
 from temdiff_jax.io.tilt_series import TiltSeries
 from temdiff_jax.priors import Prior, range_verdict
-from temdiff_jax.reconstruction import intervals, save
+from temdiff_jax.reconstruction import examine, intervals, save
 from temdiff_jax.reconstruction.denoiser import regressed
 from temdiff_jax.reconstruction.method import Estimate, Method, on_host
-from temdiff_jax.reconstruction.methods import RESAMPLE
+from temdiff_jax.reconstruction.methods import RESAMPLE, method_of
 from temdiff_jax.reconstruction.plan import (
     Choice,
     Plan,
@@ -56,8 +56,8 @@ class Result:
     Attributes:
       mean: The best guess of the method: for "default" the conditional mean by one
         call of the network and one pull to the tilts.
-      std: Standard deviation over the posterior samples; zeros where a method draws
-        none.
+      std: Standard deviation over the posterior samples, uncalibrated; None where
+        fewer than two were drawn.
       samples: ``[s, z, y, x]`` when asked for and drawn.
       tikhonov: The quadratic estimate from the same tilts, for comparison.
       reprojection: ``mean`` projected, in line integrals of the sense of the input.
@@ -70,7 +70,7 @@ class Result:
     """
 
     mean: np.ndarray
-    std: np.ndarray
+    std: np.ndarray | None
     samples: np.ndarray | None
     tikhonov: np.ndarray
     reprojection: np.ndarray
@@ -156,6 +156,7 @@ def reconstruct(
     weighting: str = DEFAULT_WEIGHTING,
     spread: weighting_lib.Spread | None = None,
     keep_samples: bool = False,
+    examined: bool = True,
     state: str | Path | None = None,
     mesh: Mesh | None = None,
     on_progress: Progress | None = None,
@@ -198,6 +199,8 @@ def reconstruct(
         large as ``spread`` (docs/weighting.md, "Which to choose").
       spread: What is known of that misalignment; ``None``: nothing.
       keep_samples: Return all samples.
+      examined: Whether ``provenance["trust"]`` says how far the result can be relied
+        on; takes seconds.  Never on a mesh.
       state: Folder that keeps what is finished; a run that was stopped goes on from
         there, with the bits of one that was not.  It stays when the run is over.
       mesh: Devices that share the work, of ``parallel.sampling_mesh``: samples over
@@ -248,13 +251,20 @@ def reconstruct(
         return make_plan(tilts, angles, choice, options, key=key, mesh=mesh)
 
     planned = make() if mesh is None else parallel.all_succeed("input", make)
-    return run(planned, keep_samples=keep_samples, state=state, on_progress=on_progress)
+    return run(
+        planned,
+        keep_samples=keep_samples,
+        examined=examined,
+        state=state,
+        on_progress=on_progress,
+    )
 
 
 def run(
     planned: Plan,
     *,
     keep_samples: bool = False,
+    examined: bool = True,
     state: str | Path | None = None,
     on_progress: Progress | None = None,
 ) -> Result:
@@ -262,7 +272,7 @@ def run(
 
     Args:
       planned: Of ``make_plan``.
-      keep_samples, state, on_progress: As for ``reconstruct``.
+      keep_samples, examined, state, on_progress: As for ``reconstruct``.
 
     Raises:
       InputError: The folder ``state`` was left by another run, or is damaged; or the
@@ -289,6 +299,14 @@ def run(
     made = _provenance(choice, job, planned.key) | {"weighting": weighed}
     made["run"] = run_id(identity)
     made["seconds"] = time.monotonic() - started
+    if examined and planned.mesh is None:
+        tell(planned.total, "how far it can be relied on")
+        predicted = None
+        if examine.affordable(choice):
+            who = method_of("mean")
+            predicted = examine.hold_out(choice, planned.key, problem, job, who)
+        seen = examine.series(problem, job)
+        made["trust"] = examine.result(seen, choice, problem, job, found, predicted)
     return _result(found, problem, job, keep_samples, made)
 
 
@@ -346,6 +364,7 @@ def compare(
     report(0, total, "quadratic estimate")
     problem, weighed = preparation.prepare(job, settings_for(job.series.angles_deg))
     found, before = {}, 1
+    seen = examine.series(problem, job)
     for name, choice in choices.items():
         report(before, total, name)
         started = time.monotonic()
@@ -356,6 +375,7 @@ def compare(
         estimate = _run(choice, seed, problem, Watch(tell, before=before))
         made = _provenance(choice, job, seed) | {"weighting": weighed}
         made["seconds"] = time.monotonic() - started
+        made["trust"] = examine.result(seen, choice, problem, job, estimate)
         found[name] = _result(estimate, problem, job, False, made)
         before += choice.method.steps(choice.settings)
     return found
@@ -389,15 +409,15 @@ def _result(
     reprojection = sign * _to_file(projected)[rows]
     tikhonov = on_host(problem, problem.shown.tikhonov)
     samples = found.samples
-    spread = np.zeros_like(found.volume)
-    if samples is not None:  # unbiased; a single sample has no spread
-        spread = samples.std(axis=0, ddof=min(1, len(samples) - 1))
+    spread = None
+    if samples is not None and len(samples) > 1:
+        spread = _to_file(samples.std(axis=0, ddof=1))
     precision = problem.precision.per_tilt(problem.geometry.tilts_shape)
     weights = parallel.to_host(precision)[:, 0, 0] / float(problem.units.contrast) ** 2
     factors = np.array(provenance["weighting"].get("factors", 1.0), np.float32)
     return Result(
         mean=sign * _to_file(found.volume),
-        std=_to_file(spread),
+        std=spread,
         samples=None
         if samples is None or not keep_samples
         else sign * _to_file(samples),

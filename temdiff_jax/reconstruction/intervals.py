@@ -128,7 +128,7 @@ def factor(
 
 def interval(
     mean: np.ndarray,
-    std: np.ndarray,
+    std: np.ndarray | None,
     samples: np.ndarray | None,
     provenance: dict[str, Any],
     level: float,
@@ -147,6 +147,7 @@ def interval(
         raise InputError(
             f"interval: expected a cell of 1 to {min(mean.shape)} voxels, got {cell}"
         )
+    assert std is not None
     if cell > 1:
         if samples is None:
             raise InputError(

@@ -15,6 +15,7 @@ from temdiff_jax import baselines
 from temdiff_jax.io import axis, images, write
 from temdiff_jax.io.formats import ome_zarr
 from temdiff_jax.reconstruction import intervals, notes
+from temdiff_jax.trust import verdict
 
 if TYPE_CHECKING:
     from temdiff_jax.reconstruction.api import Result
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 RECORD_FORMAT = "temdiff-run-1"
 # Endings of volumes by the name of their format.
 VOLUMES = {"mrc": ".mrc", "ome-zarr": ".ome.zarr"}
-CAVEAT = "data consistency cannot validate content the tilts do not measure"
+CAVEAT = verdict.CAVEAT
 
 
 def labels(result: Result, digest: str) -> list[str]:
@@ -62,10 +63,9 @@ def write_volumes(
       tilt_axis: In whose axes they are written, see `io.axis`.
       overwrite: Replace what is there.
     """
-    kinds = (
-        (result.mean, f"mean, method {result.provenance['method']}"),
-        (result.std, intervals.label(result.provenance)),
-    )
+    kinds = [(result.mean, f"mean, method {result.provenance['method']}")]
+    if result.std is not None:
+        kinds.append((result.std, intervals.label(result.provenance)))
     size = result.provenance["voxel_size_angstrom"]
     for path, (volume, kind) in zip(paths, kinds):
         turned = axis.volume_to_file(np.asarray(volume), tilt_axis)
@@ -102,7 +102,7 @@ def write_page(
         thickness=int(result.mean.shape[0]),
     )
     volumes = {"fbp": fbp, "tikhonov": result.tikhonov, "mean": result.mean}
-    if result.provenance["draws"]:
+    if result.std is not None:
         volumes["std"] = result.std
 
     def in_file(array: Any) -> np.ndarray:
@@ -118,7 +118,8 @@ def write_page(
         title=title,
         voxel_size_angstrom=result.provenance["voxel_size_angstrom"],
         reference=None if reference is None else in_file(reference),
-        footer=[*footer, CAVEAT],
+        verdict=notes.verdict(result.provenance),
+        footer=footer if notes.verdict(result.provenance) else [*footer, CAVEAT],
     )
     report.write_page(path, page, overwrite=overwrite)
 
@@ -139,10 +140,11 @@ def record(result: Result) -> dict[str, Any]:
         "voxel_size_angstrom": made["voxel_size_angstrom"],
         "volume_shape": list(result.mean.shape),
         "angles_deg": made["angles_deg"],
+        "trust": made.get("trust"),
         "chi2": np.asarray(result.chi2),
         "weights": np.asarray(result.weights),
         "run": made.get("run"),
-        "library": dict(made),
+        "library": {name: v for name, v in made.items() if name != "trust"},
         "warnings": warnings(result),
     }
 
@@ -172,7 +174,7 @@ def save(
     folder, ending = pathlib.Path(folder), VOLUMES[volume_format]
     folder.mkdir(parents=True, exist_ok=True)
     volumes = [folder / f"{name}_temdiff{ending}"]
-    if result.provenance["draws"]:
+    if result.std is not None:
         volumes.append(folder / f"{name}_std{ending}")
     page, said = folder / f"{name}_report.png", folder / f"{name}.temdiff.json"
     origin = labels(result, result.provenance["input_sha256"])

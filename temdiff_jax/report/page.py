@@ -44,6 +44,7 @@ class Page:
       reference: Reconstruction of the full tilt range, [z, y, x], same unit; adds a
         column.
       footer: Lines printed at the bottom: seed, prior, command, warnings.
+      verdict: Lines below the title: how far the result can be relied on.
     """
 
     volumes: Mapping[str, np.ndarray]
@@ -56,6 +57,7 @@ class Page:
     voxel_size_angstrom: float | None
     reference: np.ndarray | None = None
     footer: Sequence[str] = ()
+    verdict: Sequence[str] = ()
 
 
 def draw_page(page: Page) -> Figure:
@@ -77,7 +79,7 @@ def draw_page(page: Page) -> Figure:
         page.reference,
     )
     with matplotlib.style.context("default"):
-        return _compose(content, page.title, page.voxel_size_angstrom, page.footer)
+        return _compose(content, page)
 
 
 def write_page(
@@ -98,13 +100,9 @@ def write_page(
     panels.write_png(path, figure, page.title, dpi=DOTS_PER_INCH, overwrite=overwrite)
 
 
-def _compose(
-    content: blocks.Content,
-    title: str,
-    voxel_size_angstrom: float | None,
-    footer: Sequence[str],
-) -> Figure:
-    """Measure the page, then draw the title and its three blocks."""
+def _compose(content: blocks.Content, page: Page) -> Figure:
+    """Measure the page, then draw the title, the verdict and the three blocks."""
+    voxel_size_angstrom = page.voxel_size_angstrom
     names = list(content.volumes) + (
         [blocks.STD_NAME] if content.std is not None else []
     )
@@ -115,15 +113,19 @@ def _compose(
     slices_height = blocks.LABEL + sum(heights) + 2 * blocks.GAP + blocks.BAR_BLOCK
     tilt_height = blocks.panel_height(blocks.TILT_PANEL, content.tilts.shape[1:])
     tilts_height = blocks.LABEL + 3 * tilt_height + 2 * blocks.GAP + blocks.BAR_BLOCK
-    lines = [piece for line in footer for piece in textwrap.wrap(line, _FOOTER_WIDTH)]
-    footer_height = _FOOTER_LINE * len(lines)
-    total = 2 * blocks.MARGIN + _TITLE + slices_height + tilts_height + footer_height
+    head, lines = _wrapped(page.verdict), _wrapped(page.footer)
+    head_height, footer_height = _FOOTER_LINE * len(head), _FOOTER_LINE * len(lines)
+    total = 2 * blocks.MARGIN + _TITLE + head_height
+    total += slices_height + tilts_height + footer_height
 
     figure = Figure(figsize=(blocks.PAGE_WIDTH_INCHES, total), dpi=DOTS_PER_INCH)
     FigureCanvasAgg(figure)
     sheet = blocks.Sheet(figure, total)
-    sheet.text(blocks.MARGIN, blocks.MARGIN, title, fontsize=14, weight="bold")
+    sheet.text(blocks.MARGIN, blocks.MARGIN, page.title, fontsize=14, weight="bold")
     top = blocks.MARGIN + _TITLE
+    for number, line in enumerate(head):
+        sheet.text(blocks.MARGIN, top - 0.2 + number * _FOOTER_LINE, line, fontsize=9)
+    top += head_height
     blocks.draw_slices(sheet, top, content, rows, width, heights, voxel_size_angstrom)
     top += slices_height
     blocks.draw_tilts(sheet, top, content, tilt_height, voxel_size_angstrom)
@@ -138,6 +140,11 @@ def _compose(
             family="monospace",
         )
     return figure
+
+
+def _wrapped(lines: Sequence[str]) -> list[str]:
+    """Lines no longer than the page is wide."""
+    return [piece for line in lines for piece in textwrap.wrap(line, _FOOTER_WIDTH)]
 
 
 def _check(

@@ -135,29 +135,9 @@ def prepare(job: Job, settings: TikhonovSettings) -> tuple[Problem, dict[str, An
             problem, settings, form=form, spread=spread, keep=keep
         )
         factors = parallel.to_host(found.factors)[job.rows]
-        angles = job.series.angles_deg[job.rows]
         record["factors"] = [float(f) for f in factors]
-        chi2 = parallel.to_host(found.chi2)[job.rows]
-        record["unreliable"] = weighting.unreliable(factors, angles, chi2)
         if form in ("adaptive", "low-rank"):
-            record |= _shifts(job, spread, found)
+            assumed = weighting.Spread() if spread is None else spread
+            record["misalignment_px"] = float(found.misalignment * assumed.shift_px)
     jax.block_until_ready(problem.shown.tikhonov)
     return problem, record
-
-
-def _shifts(
-    job: Job, spread: weighting.Spread | None, found: weighting.Weighted
-) -> dict[str, Any]:
-    """By how many pixels the tilts were assumed to be off, and by how many they are."""
-    assumed = weighting.Spread() if spread is None else spread
-    factor = found.misalignment
-    scaled = jax.tree.map(lambda s: factor * s, assumed)
-    each = weighting.measured_shifts(
-        parallel.to_host(found.amplitudes), scaled, np.deg2rad(job.series.angles_deg)
-    )[job.rows]
-    used = job.trust[job.rows] > 0
-    return {
-        "misalignment_px": float(factor * assumed.shift_px),
-        "shift_px": float(np.sqrt(np.mean(each[used] ** 2))),
-        "shifts_px": [[float(u), float(v)] for u, v in each],
-    }

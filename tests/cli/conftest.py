@@ -49,6 +49,7 @@ class Library:
     calls: list[dict]
     error: Exception | None = None
     weighting: dict = dataclasses.field(default_factory=dict)
+    trust: dict | None = None
 
 
 @pytest.fixture
@@ -80,7 +81,9 @@ def library(monkeypatch, tmp_path) -> Library:
             on_progress(done, 2, "sampling")
         return types.SimpleNamespace(
             mean=mean,
-            std=np.full(shape, 0.5, np.float32),
+            std=np.full(shape, 0.5, np.float32)
+            if "num_samples" in choice.method.takes
+            else None,
             samples=None,
             residual=np.full(tilts.shape, -0.25, np.float32),
             reprojection=tilts - 0.25,
@@ -93,6 +96,7 @@ def library(monkeypatch, tmp_path) -> Library:
                 "prior_sha256": choice.prior.sha256,
                 "run": watch.run_id(planned.identity()),
                 "weighting": record.weighting,
+                "trust": record.trust,
                 "method": choice.method.name,
                 "prior": {"name": choice.prior.name},
                 "key": plan.key_data(planned.key),

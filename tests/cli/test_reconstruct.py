@@ -71,26 +71,24 @@ def test_passes_the_options_to_the_library(series, library, tmp_path):
     }
 
 
-def test_says_what_it_doubts(series, library, tmp_path, capsys):
-    tilt = {"tilt": 1, "angle_deg": -2.0, "factor": 0.25}
-    library.weighting = {
-        "misalignment_px": 2.0,
-        "shift_px": 0.84,
-        "factors": [1.0, 0.25, 1.0, 1.0, 1.0],
-        "unreliable": [tilt],
-    }
+TRUST = {"verdict": "INCONSISTENT", "sentences": ["INCONSISTENT: shifts.", "So."]}
+
+
+def test_the_verdict_stands_first_and_in_the_record(series, library, tmp_path, capsys):
+    library.trust = TRUST
     assert run(series, tmp_path / "r") == 0
-    said = capsys.readouterr().out
-    assert "warning: tilts are off by some 0.8 pixels" in said
-    assert "warning: tilt at -2 degrees disagrees with the others" in said
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == TRUST["sentences"]
     record = json.loads((tmp_path / "r" / "grid.temdiff.json").read_text())
-    printed = [li for li in said.splitlines() if li.startswith("warning: ")]
-    assert [f"warning: {line}" for line in record["warnings"]] == printed
-    library.weighting = {"misalignment_px": 0.0, "unreliable": []}
-    assert run(series, tmp_path / "s") == 0
-    said = capsys.readouterr().out
-    assert "warning" not in said
-    assert "logarithm off (by the images); dense matter is" in said
+    assert record["trust"] == TRUST and "trust" not in record["library"]
+    assert any("logarithm off (by the images)" in line for line in said)
+
+
+def test_strict_asks_for_a_consistent_series(series, library, tmp_path):
+    library.trust = TRUST
+    assert run(series, tmp_path / "r", "--strict") == 3
+    library.trust = TRUST | {"verdict": "CONSISTENT"}
+    assert run(series, tmp_path / "s", "--strict") == 0
 
 
 def test_a_method_without_samples_writes_no_spread(series, library, tmp_path, capsys):

@@ -16,12 +16,8 @@ from temdiff_jax.series.weighting.masks import repair as repair
 from temdiff_jax.series.weighting.misalignment import (
     estimate_misalignment as estimate_misalignment,
 )
-from temdiff_jax.series.weighting.misalignment import (
-    measured_shifts as measured_shifts,
-)
 from temdiff_jax.series.weighting.robust import chi2_per_tilt as chi2_per_tilt
 from temdiff_jax.series.weighting.robust import tilt_factors as tilt_factors
-from temdiff_jax.series.weighting.robust import unreliable as unreliable
 from temdiff_jax.series.weighting.series import FORMS as FORMS
 from temdiff_jax.series.weighting.series import Weighted as Weighted
 from temdiff_jax.series.weighting.series import weigh as weigh

@@ -30,9 +30,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from numpy.typing import ArrayLike
 
 from temdiff_jax.inverse import precision
 from temdiff_jax.inverse.problem import Problem
@@ -130,27 +128,3 @@ def estimate_misalignment(
     begin = _State(one, jnp.inf * one, volume, jnp.int32(0))
     found = lax.while_loop(goes_on, advance, begin)
     return jnp.where(matters(found), jnp.sqrt(found.variance), 0.0)
-
-
-def measured_shifts(
-    amplitudes: ArrayLike, spread: Spread, angles_rad: ArrayLike
-) -> np.ndarray:
-    """Shift (u, v) of each tilt that the estimate finds, ``[n_tilts, 2]`` pixels.
-
-    A position of the specimen, ``(x cos + z sin, y)``, is no shift of a tilt and is
-    taken out.
-
-    Args:
-      amplitudes: Of ``Weighted``, ``[n_tilts, 7]``.
-      spread: In whose units they are.
-      angles_rad: ``[n_tilts]``.
-    """
-    found = np.asarray(amplitudes, np.float64)[:, :NUM_SHIFTS]
-    units = [np.broadcast_to(np.asarray(s), len(found)) for s in spread[:NUM_SHIFTS]]
-    found = found * np.stack(units, axis=1)
-    angles = np.asarray(angles_rad, np.float64)
-    if len(found) < 3:
-        return np.zeros_like(found)
-    place = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    along = place @ np.linalg.lstsq(place, found[:, 0], rcond=None)[0]
-    return found - np.stack([along, np.full(len(found), found[:, 1].mean())], axis=1)

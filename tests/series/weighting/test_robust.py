@@ -42,10 +42,3 @@ def test_factors_never_raise_a_weight():
     np.testing.assert_allclose(
         robust.tilt_factors(chi2, jnp.median(chi2[1:])), [1, 1, 1, 0.625, 0.025]
     )
-
-
-def test_unreliable_tilts_are_reported_worst_first():
-    found = robust.unreliable([0.9, 0.3, 0.49, 0.5, 0.01], [-4, -2, 0, 2, 4])
-    assert [(r["tilt"], r["angle_deg"]) for r in found] == [(4, 4), (1, -2), (2, 0)]
-    assert found[0]["factor"] == pytest.approx(0.01)
-    assert robust.unreliable(np.ones(3), [0, 1, 2]) == []
