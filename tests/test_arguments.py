@@ -8,7 +8,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 MOST = 7
 # The call of the library that users see, and functions still to be shortened.
 LONGER = {
-    "temdiff_jax.reconstruction.api.reconstruct": 23,
+    "temdiff_jax.reconstruction.api.reconstruct": 24,
     "temdiff_jax.io.tilt_series.tilt_series_from_arrays": 10,
     "temdiff_jax.training.loop.train": 9,
     "temdiff_jax.training.step.advance": 8,

@@ -19,7 +19,7 @@ def test_shifts_are_measured_within_their_errors(bench, size):
     moved = size * np.random.default_rng(3).normal(size=(len(bench.angles), 2))
     found = shifts.measure(bench.series(moved).views, bench.thickness, 6.0)
     error = found.shifts - true_shifts(moved, bench.angles)
-    assert np.sqrt(np.mean(error**2)) < 0.1
+    assert np.sqrt(np.mean(error**2)) < 0.15
     assert found.errors.max() < 0.2
     z = np.sqrt(np.mean((error / found.errors) ** 2))
     assert 0.4 < z < 2.0
