@@ -1,8 +1,7 @@
 """What is said about a run, and what is saved of it."""
 
-import json
-
 import dataclasses
+import json
 
 import numpy as np
 import pytest
