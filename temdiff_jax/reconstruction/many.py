@@ -257,9 +257,9 @@ class Sweep:
             series.tilts, series.angles_deg, choice, options, key=config.seed, mesh=mesh
         )
         state = self.workdir / entry.name / STATE
-        kept = watch.kept_identity(state)
-        if kept not in (None, json.loads(json.dumps(made.identity()))):
-            if not jax.process_index():
+        if not jax.process_index():
+            kept = watch.kept_identity(state)
+            if kept not in (None, json.loads(json.dumps(made.identity()))):
                 watch.remove_folder(state)
         return made
 
