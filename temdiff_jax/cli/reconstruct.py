@@ -64,8 +64,8 @@ def reconstruct(
 ) -> None:
     """Reconstruct the volume of a tilt series.
 
-    Writes NAME_temdiff.mrc (mean), NAME_std.mrc if samples are drawn, NAME_report.png
-    and NAME.temdiff.json.
+    Writes NAME_temdiff.mrc (mean), NAME_std.mrc if samples are drawn, NAME_report.html,
+    its cover NAME_report.png, and NAME.temdiff.json.
     """
     del config  # read before the other options
     options.check_choice("--log", log, options.LOG_MODES)
