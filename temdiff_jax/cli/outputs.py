@@ -21,8 +21,9 @@ WRITING = "writing"
 class Outputs:
     """Files that one run writes, and whether they may replace older ones.
 
-    `cover` is one page of `report`.  A method that draws no samples has no `std`.  `state` keeps what is finished until
-    the record is written; None for runs that are too short to be resumed.
+    `cover` is one page of `report`.  A method that draws no samples has no `std`.
+    `state` keeps what is finished until the record is written; None for runs that are
+    too short to be resumed.
     """
 
     mean: pathlib.Path

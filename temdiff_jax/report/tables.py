@@ -51,7 +51,7 @@ _FACTS = {
 
 
 def trust(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a record says of how far it can be relied on; empty where it says nothing."""
+    """What a record says of how far it can be relied on; empty where nothing."""
     return record.get("trust") or _at(record, ("library", "trust")) or {}
 
 

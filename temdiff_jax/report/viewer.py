@@ -239,7 +239,9 @@ def _render(
         "before": fixed["before"],
         "spectrum": fixed["spectrum"],
         "colours": base64.b64encode(colours("magma").tobytes()).decode("ascii"),
-        "volumes": [{k: v[k] for k in ("label", "spread", "low", "high")} for v in held],
+        "volumes": [
+            {k: v[k] for k in ("label", "spread", "low", "high")} for v in held
+        ],
     }
     said = f"The volumes in this page are binned {factor} times." if factor > 1 else ""
     folder = importlib.resources.files("temdiff_jax.report") / "templates"
@@ -258,7 +260,9 @@ def _render(
     )
 
 
-def _bar(columns: int, factor: int, voxel_size_angstrom: float | None) -> dict[str, Any]:
+def _bar(
+    columns: int, factor: int, voxel_size_angstrom: float | None
+) -> dict[str, Any]:
     """Length of the scale bar in voxels of the page, and what is written over it."""
     longest = _LONGEST_BAR * columns * factor
     if voxel_size_angstrom is None:
