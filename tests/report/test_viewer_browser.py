@@ -81,7 +81,7 @@ class Browser:
     def open(self, path):
         self("Page.navigate", url=path.as_uri())
         until = time.monotonic() + TIMEOUT
-        while not self.value("document.documentElement.dataset.ready || ''"):
+        while not self.value("document.documentElement?.dataset.ready || ''"):
             assert time.monotonic() < until, self.value("document.body.innerText")
             time.sleep(0.1)
 
