@@ -65,6 +65,7 @@ CONFINED = {
     "absl.app": ["launch"],
     "absl.flags": ["launch"],
     "flax": ["model"],
+    "jinja2": ["report"],
     "matplotlib": ["report"],
     "mrcfile": ["io"],
     "PIL": ["report"],

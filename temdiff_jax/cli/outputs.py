@@ -20,12 +20,14 @@ WRITING = "writing"
 class Outputs:
     """Files that one run writes, and whether they may replace older ones.
 
-    A method that draws no samples has no `std`.  `state` keeps what is finished until
-    the record is written; None for runs that are too short to be resumed.
+    `cover` is one page of `report`.  A method that draws no samples has no `std`.
+    `state` keeps what is finished until the record is written; None for runs that are
+    too short to be resumed.
     """
 
     mean: pathlib.Path
     std: pathlib.Path | None
+    cover: pathlib.Path
     report: pathlib.Path
     record: pathlib.Path
     overwrite: bool
@@ -33,7 +35,7 @@ class Outputs:
 
     def paths(self) -> tuple[pathlib.Path, ...]:
         """All files, in the order in which they are written: the record last."""
-        return (*self.volumes(), self.report, self.record)
+        return (*self.volumes(), self.cover, self.report, self.record)
 
     def volumes(self) -> tuple[pathlib.Path, ...]:
         """Mean and standard deviation, where there is one."""
@@ -84,7 +86,8 @@ def named(results: Results, name: str, *, spread: bool) -> Outputs:
     return Outputs(
         mean=folder / f"{name}_temdiff{ending}",
         std=folder / f"{name}_std{ending}" if spread else None,
-        report=folder / f"{name}_report.png",
+        cover=folder / f"{name}_report.png",
+        report=folder / f"{name}_report.html",
         record=folder / f"{name}.temdiff.json",
         overwrite=results.overwrite,
     )

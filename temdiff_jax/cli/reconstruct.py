@@ -26,8 +26,9 @@ def reconstruct(
 ) -> None:
     """Reconstruct the volume of a tilt series.
 
-    Writes NAME_temdiff.mrc (mean), NAME_std.mrc if samples are drawn, NAME_report.png
-    and NAME.temdiff.json.  The first lines say how far the result can be relied on.
+    Writes NAME_temdiff.mrc (mean), NAME_std.mrc if samples are drawn, NAME_report.html,
+    its cover NAME_report.png, and NAME.temdiff.json.  The first lines say how far the
+    result can be relied on.
     """
     del config  # read before the other options
 

@@ -1,4 +1,4 @@
-"""One reconstruction as a user sees it: lines, progress, four files, a summary."""
+"""One reconstruction as a user sees it: lines, progress, files, a summary."""
 
 import dataclasses
 import json
@@ -168,8 +168,15 @@ def reconstruct(
         try:
             words = "temdiff " + shlex.join(session.arguments)
             footer = save.footer(result, origin, words)
-            title, page = describe(series), files.report
-            save.write_page(result, page, title, footer, reference=reference, **turned)
+            page = save.page_of(
+                result,
+                describe(series),
+                footer,
+                reference=reference,
+                tilt_axis=series.tilt_axis,
+            )
+            both = (files.cover, files.report)
+            save.write_reports(result, both, page, record, **turned)
         except Exception as error:  # hours of work must not depend on a font
             failure = error
         write.write_json(files.record, record, overwrite=files.overwrite)

@@ -5,18 +5,12 @@ import pathlib
 import shlex
 import shutil
 import subprocess
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import numpy as np
 import typer
 
 from temdiff_jax.errors import InputError
 
-if TYPE_CHECKING:
-    from temdiff_jax.io.formats import Image
-
-# Shares of the grey values that are shown black and white.
-_BLACK, _WHITE = 0.005, 0.995
 VIEWERS = ("napari", "3dmod")
 
 
@@ -37,14 +31,19 @@ def view(
     one, is laid over the volume in napari and stands beside it in 3dmod.
     """
     from temdiff_jax.cli import options
-    from temdiff_jax.io import formats
+    from temdiff_jax.io import formats, viewers
 
     if viewer is not None:
         options.check_choice("--viewer", viewer, VIEWERS)
     mean, std = volumes_of(path)
+    image = formats.read_image(mean)
+    shown = (mean.absolute(), image.data)
+    beside = None
+    if std is not None:
+        beside = (std.absolute(), formats.read_image(std).data)
     commands = {
-        "napari": _napari(mean, formats.read_image(mean), std),
-        "3dmod": _imod(mean, formats.read_image(mean), std),
+        "napari": viewers.napari(shown, beside, image.voxel_size_angstrom),
+        "3dmod": viewers.imod(shown, beside),
     }
     if viewer is None:
         for words in commands.values():
@@ -80,43 +79,3 @@ def volumes_of(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
         raise InputError(f"{mean}: expected a volume, found none; check the path")
     std = mean.with_name(mean.name.replace("_temdiff.", "_std."))
     return mean, std if std != mean and std.exists() else None
-
-
-def limits(volume: np.ndarray) -> tuple[float, float]:
-    """Grey values shown black and white."""
-    step = max(volume.size // 1_000_000, 1)
-    low, high = np.quantile(volume.ravel()[::step], (_BLACK, _WHITE))
-    return float(low), float(high) if high > low else float(low) + 1.0
-
-
-def _napari(mean: pathlib.Path, image: "Image", std: pathlib.Path | None) -> list[str]:
-    """A Python line: napari's own command knows neither scale nor contrast."""
-    lines = [
-        "import napari",
-        "from temdiff_jax.io.formats import read_image as r",
-        "v = napari.Viewer()",
-        _layer(mean, image, "mean", "gray"),
-    ]
-    if std is not None:
-        from temdiff_jax.io import formats
-
-        lines.append(_layer(std, formats.read_image(std), "std", "magma"))
-    return ["python", "-c", "; ".join([*lines, "napari.run()"])]
-
-
-def _layer(path: pathlib.Path, image: "Image", name: str, colours: str) -> str:
-    scale = image.voxel_size_angstrom or (1.0, 1.0, 1.0)
-    low, high = limits(image.data)
-    more = ", blending='additive', visible=False" if name == "std" else ""
-    return (
-        f"v.add_image(r({str(path.absolute())!r}).data, name={name!r}, "
-        f"scale={tuple(round(float(s), 4) for s in scale)}, colormap={colours!r}, "
-        f"contrast_limits=({low:.6g}, {high:.6g}){more})"
-    )
-
-
-def _imod(mean: pathlib.Path, image: "Image", std: pathlib.Path | None) -> list[str]:
-    """3dmod scales a file from its extremes to 0-255: -s is in grey values there."""
-    low, high = limits(image.data)
-    words = ["3dmod", "-s", f"{low:.6g},{high:.6g}", str(mean.absolute())]
-    return words if std is None else [*words, str(std.absolute())]

@@ -151,7 +151,7 @@ def write_json(
       TypeError: a value that has no JSON form.
     """
     text = json.dumps(
-        _plain(content), indent=indent, allow_nan=False, ensure_ascii=False
+        plain(content), indent=indent, allow_nan=False, ensure_ascii=False
     )
     write_text(path, text + "\n", overwrite=overwrite)
 
@@ -337,17 +337,17 @@ def _fill_header(
     header.nlabl = len(labels)
 
 
-def _plain(value: object) -> object:
-    """Reduce a value to what JSON can say."""
+def plain(value: object) -> object:
+    """A value reduced to what JSON can say, see `write_json`."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, (list, tuple, set, frozenset)):
         items = sorted(value) if isinstance(value, (set, frozenset)) else value
-        return [_plain(item) for item in items]
+        return [plain(item) for item in items]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, os.PathLike):

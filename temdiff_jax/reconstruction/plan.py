@@ -217,17 +217,14 @@ def prepared(job: preparation.Job, watch: Watch) -> tuple[Problem, dict[str, Any
             field.name: getattr(problem.precision, field.name)
             for field in dataclasses.fields(Precision)
         }
+        shown = problem.shown._asdict()
         return {
             "tilts": problem.tilts,
             "voxel_nm": problem.voxel_nm,
             "weighting": np.array(json.dumps(weighed)),
             **{f"precision.{k}": v for k, v in precision.items() if v is not None},
             **{f"units.{k}": v for k, v in problem.units._asdict().items()},
-            **{
-                f"inputs.{k}": v
-                for k, v in problem.shown._asdict().items()
-                if v is not None
-            },
+            **{f"inputs.{k}": v for k, v in shown.items() if v is not None},
         }
 
     found = watch.part("problem", make)

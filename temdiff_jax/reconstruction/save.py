@@ -14,10 +14,11 @@ import numpy as np
 from temdiff_jax import baselines
 from temdiff_jax.io import axis, images, write
 from temdiff_jax.io.formats import ome_zarr
-from temdiff_jax.reconstruction import intervals, notes
+from temdiff_jax.reconstruction import again, intervals, notes
 from temdiff_jax.trust import verdict
 
 if TYPE_CHECKING:
+    from temdiff_jax import report
     from temdiff_jax.reconstruction.api import Result
 
 RECORD_FORMAT = "temdiff-run-1"
@@ -76,19 +77,17 @@ def write_volumes(
         write.write_mrc(path, turned, size, labels=said, overwrite=overwrite)
 
 
-def write_page(
+def page_of(
     result: Result,
-    path: pathlib.Path,
     title: str,
     footer: Sequence[str],
     *,
     tilt_axis: str = "y",
     reference: np.ndarray | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Draws the page; its data are what the reconstruction was compared with.
+) -> report.Page:
+    """What is drawn of a result: it, and what it was compared with.
 
-    Everything is drawn in the axes in which the volumes are written.
+    Everything is in the axes in which the volumes are written.
     """
     from temdiff_jax import report
 
@@ -108,7 +107,7 @@ def write_page(
     def in_file(array: Any) -> np.ndarray:
         return axis.volume_to_file(np.asarray(array), tilt_axis)
 
-    page = report.Page(
+    return report.Page(
         volumes={name: in_file(volume) for name, volume in volumes.items()},
         tilts=in_file(measured),
         reprojection=in_file(result.reprojection),
@@ -121,7 +120,47 @@ def write_page(
         verdict=notes.verdict(result.provenance),
         footer=footer if notes.verdict(result.provenance) else [*footer, CAVEAT],
     )
-    report.write_page(path, page, overwrite=overwrite)
+
+
+def write_reports(
+    result: Result,
+    paths: Sequence[pathlib.Path],
+    page: report.Page,
+    content: dict[str, Any],
+    *,
+    tilt_axis: str = "y",
+    overwrite: bool = False,
+) -> None:
+    """Writes what is read of a run: the page as a PNG, and all of it as HTML.
+
+    Args:
+      result: Of the run.
+      paths: Of the PNG and of the HTML.
+      page: Of `page_of`.
+      content: Of the JSON file, which the HTML holds as well.
+      tilt_axis: In whose axes the page is.
+      overwrite: Replace what is there.
+    """
+    from temdiff_jax import report
+    from temdiff_jax.report import viewer
+
+    cover, whole = paths
+    report.write_page(cover, page, overwrite=overwrite)
+    samples = result.samples
+    if samples is not None:
+        samples = np.stack([axis.volume_to_file(s, tilt_axis) for s in samples])
+    run = viewer.Run(
+        page=page,
+        record=content,
+        decisions=notes.decisions(result.provenance),
+        again=again.lines(content, page.volumes, page.voxel_size_angstrom),
+        cover=cover.name,
+        samples=samples,
+        spread=intervals.label(result.provenance),
+        tilt_axis=tilt_axis,
+        caveat=CAVEAT,
+    )
+    viewer.write_run(whole, run, overwrite=overwrite)
 
 
 def warnings(result: Result) -> list[str]:
@@ -176,15 +215,19 @@ def save(
     volumes = [folder / f"{name}_temdiff{ending}"]
     if result.std is not None:
         volumes.append(folder / f"{name}_std{ending}")
-    page, said = folder / f"{name}_report.png", folder / f"{name}.temdiff.json"
+    pages = [folder / f"{name}_report{ending}" for ending in (".png", ".html")]
+    said = folder / f"{name}.temdiff.json"
     origin = labels(result, result.provenance["input_sha256"])
     write_volumes(result, volumes, origin, tilt_axis=tilt_axis, overwrite=overwrite)
     said_below = footer(result, origin)
-    write_page(result, page, name, said_below, tilt_axis=tilt_axis, overwrite=overwrite)
     content = record(result)
     content["sha256"] = {path.name: sha256(path) for path in volumes}
+    page = page_of(result, name, said_below, tilt_axis=tilt_axis)
+    write_reports(
+        result, pages, page, content, tilt_axis=tilt_axis, overwrite=overwrite
+    )
     write.write_json(said, content, overwrite=overwrite)
-    return [*volumes, page, said]
+    return [*volumes, *pages, said]
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -69,15 +69,7 @@ def draw_page(page: Page) -> Figure:
     Raises:
       ValueError: If shapes disagree or an array holds a value that is not finite.
     """
-    content = _check(
-        page.volumes,
-        page.tilts,
-        page.reprojection,
-        page.residual,
-        page.angles_deg,
-        page.chi2,
-        page.reference,
-    )
+    content = checked(page)
     with matplotlib.style.context("default"):
         return _compose(content, page)
 
@@ -98,6 +90,19 @@ def write_page(
     """
     figure = draw_page(page)
     panels.write_png(path, figure, page.title, dpi=DOTS_PER_INCH, overwrite=overwrite)
+
+
+def checked(page: Page) -> blocks.Content:
+    """The arrays of a page; raises as `draw_page`."""
+    return _check(
+        page.volumes,
+        page.tilts,
+        page.reprojection,
+        page.residual,
+        page.angles_deg,
+        page.chi2,
+        page.reference,
+    )
 
 
 def _compose(content: blocks.Content, page: Page) -> Figure:

@@ -101,6 +101,7 @@ def library(monkeypatch, tmp_path) -> Library:
                 "prior": {"name": choice.prior.name},
                 "key": plan.key_data(planned.key),
                 "draws": "num_samples" in choice.method.takes,
+                "intervals": {"uncalibrated": "no factors"},
                 "intensity": job.intensity,
                 "warnings": [*job.series.warnings],
                 "alignment": "none: the tilts are taken as aligned",

@@ -44,6 +44,7 @@ def test_narrow_range_beside_the_full_one(packaged, library, tmp_path, monkeypat
     np.testing.assert_array_equal(tilts, packaged)
     assert sorted(path.name for path in out.iterdir()) == [
         "needle_demo.temdiff.json",
+        "needle_demo_report.html",
         "needle_demo_report.png",
         "needle_demo_std.mrc",
         "needle_demo_temdiff.mrc",

@@ -11,7 +11,13 @@ from temdiff_jax.io import formats, write
 from temdiff_jax.io.formats import mrc
 
 WRITE_PAGE = report.write_page
-OUTPUTS = ["grid.temdiff.json", "grid_report.png", "grid_std.mrc", "grid_temdiff.mrc"]
+OUTPUTS = [
+    "grid.temdiff.json",
+    "grid_report.html",
+    "grid_report.png",
+    "grid_std.mrc",
+    "grid_temdiff.mrc",
+]
 
 
 def run(series, out, *options):
@@ -34,14 +40,14 @@ def refused(capsys, code):
     return lines[0]
 
 
-def test_writes_four_files_and_says_so(series, library, tmp_path, capsys):
+def test_writes_its_files_and_says_so(series, library, tmp_path, capsys):
     out = tmp_path / "results"
     assert run(series, out, "--thickness", "6", "--seed", "7") == 0
     assert names(out) == OUTPUTS
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0] == "volume 6 x 10 x 14 (z, y, x)"
     assert "highest 1.10 at 4 degrees" in captured.out
-    assert [f"wrote {out / name}" in captured.out for name in OUTPUTS] == [True] * 4
+    assert [f"wrote {out / name}" in captured.out for name in OUTPUTS] == [True] * 5
     assert "5 tilts from -4 to 4 degrees" in captured.err
     assert "sampling: 2/2" in captured.err
 
@@ -93,7 +99,8 @@ def test_strict_asks_for_a_consistent_series(series, library, tmp_path):
 
 def test_a_method_without_samples_writes_no_spread(series, library, tmp_path, capsys):
     assert run(series, tmp_path / "r", "--method", "mean", "--format", "ome-zarr") == 0
-    written = ["grid.temdiff.json", "grid_report.png", "grid_temdiff.ome.zarr"]
+    reports = ["grid_report.html", "grid_report.png"]
+    written = ["grid.temdiff.json", *reports, "grid_temdiff.ome.zarr"]
     assert names(tmp_path / "r") == written
     volume = formats.read_image(tmp_path / "r" / "grid_temdiff.ome.zarr")
     assert volume.data.shape == (6, 10, 14)

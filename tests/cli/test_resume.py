@@ -9,7 +9,13 @@ from temdiff_jax.cli.main import main
 from temdiff_jax.reconstruction import api, watch
 from temdiff_jax.reconstruction.save import sha256
 
-NAMES = ["grid.temdiff.json", "grid_report.png", "grid_std.mrc", "grid_temdiff.mrc"]
+NAMES = [
+    "grid.temdiff.json",
+    "grid_report.html",
+    "grid_report.png",
+    "grid_std.mrc",
+    "grid_temdiff.mrc",
+]
 
 
 def run(series, out, *options):

@@ -4,9 +4,8 @@ import shlex
 import numpy as np
 import pytest
 
-from temdiff_jax.cli import view
 from temdiff_jax.cli.main import main
-from temdiff_jax.io import write
+from temdiff_jax.io import viewers, write
 
 
 @pytest.fixture
@@ -58,4 +57,4 @@ def test_what_cannot_be_shown_is_one_line(result, capsys, monkeypatch):
 
 
 def test_a_constant_volume_has_a_range():
-    assert view.limits(np.full((2, 2, 2), 3.0)) == (3.0, 4.0)
+    assert viewers.limits(np.full((2, 2, 2), 3.0)) == (3.0, 4.0)

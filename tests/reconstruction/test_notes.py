@@ -25,7 +25,8 @@ def test_a_result_saves_what_the_command_writes(tmp_path):
     series = dataclasses.replace(series, warnings=("grid: a doubt of its file",))
     result = reconstruct(series, thickness=6, method="fbp", weighting="off")
     paths = result.save(tmp_path / "out", "grid")
-    names = ["grid_temdiff.mrc", "grid_report.png", "grid.temdiff.json"]
+    reports = ["grid_report.png", "grid_report.html"]
+    names = ["grid_temdiff.mrc", *reports, "grid.temdiff.json"]
     assert [path.name for path in paths] == names
     record = json.loads(paths[-1].read_text())
     assert record["run"] == result.provenance["run"]
