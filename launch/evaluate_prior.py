@@ -128,7 +128,13 @@ def read_volume(name: str, size: int) -> np.ndarray:
     return np.ascontiguousarray(np.swapaxes(grey_to_stain(volume)[cut], 1, 2))
 
 
-def simulate(truth: np.ndarray, case: Case, seed: int, voxel_nm: float) -> Problem:
+def simulate(
+    truth: np.ndarray,
+    case: Case,
+    seed: int,
+    voxel_nm: float,
+    noise_share: float = NOISE,
+) -> Problem:
     """A noisy series of a cube that goes on as its mirror image on both sides."""
     size = truth.shape[1]
     geometry = TiltGeometry.from_degrees(
@@ -138,7 +144,7 @@ def simulate(truth: np.ndarray, case: Case, seed: int, voxel_nm: float) -> Probl
     wide = np.pad(truth, ((0, 0), (margin, margin), (0, 0)), mode="symmetric")
     tilts = np.asarray(project(jnp.asarray(wide), geometry))
     noise = np.random.default_rng(seed).standard_normal(tilts.shape)
-    tilts = tilts + NOISE * tilts.std() * noise.astype(np.float32)
+    tilts = tilts + noise_share * tilts.std() * noise.astype(np.float32)
     problem = inputs.normalise(jnp.asarray(tilts), geometry)
     return Problem(
         geometry, problem.tilts, problem.precision, problem.units, voxel_nm=voxel_nm

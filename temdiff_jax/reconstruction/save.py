@@ -101,8 +101,11 @@ def page_of(
         thickness=int(result.mean.shape[0]),
     )
     volumes = {"fbp": fbp, "tikhonov": result.tikhonov, "mean": result.mean}
+    said = notes.verdict(result.provenance)
+    below = [*footer] if said else [*footer, CAVEAT]
     if result.std is not None:
         volumes["std"] = result.std
+        below.append(f"std: {intervals.label(result.provenance)}")
 
     def in_file(array: Any) -> np.ndarray:
         return axis.volume_to_file(np.asarray(array), tilt_axis)
@@ -117,8 +120,8 @@ def page_of(
         title=title,
         voxel_size_angstrom=result.provenance["voxel_size_angstrom"],
         reference=None if reference is None else in_file(reference),
-        verdict=notes.verdict(result.provenance),
-        footer=footer if notes.verdict(result.provenance) else [*footer, CAVEAT],
+        verdict=said,
+        footer=below,
     )
 
 

@@ -132,10 +132,7 @@ def draw_slices(
     if content.std is not None:
         high = _percentiles(_thin(content.std), 0.0, GREY_PERCENTILES[1])[1]
         spread = panels.Scale(
-            0.0,
-            high,
-            "magma",
-            "standard deviation of the samples, uncalibrated (input units)",
+            0.0, high, "magma", "standard deviation of the samples (input units)"
         )
         columns.append((STD_NAME, content.std, spread, "spread"))
     left = MARGIN + ROW_LABEL

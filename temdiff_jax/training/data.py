@@ -152,20 +152,20 @@ def simulate_block(
     ready = inputs.prepare(series.tilts, geometry, settings, valid, size)
     truth = geometry.crop(series.volume)
     if regression is None:
-        return (_block(truth, ready),)
+        return (block_of(truth, ready),)
     if not scenario.regressed:
-        block = _block(truth, ready)
+        block = block_of(truth, ready)
         return (block._replace(regression=block.estimate),)
     volume = regress(regression, ready)
     bare = dataclasses.replace(ready, inputs=None)
     found = grids.grids_of(bare, settings, scenario.grids, volume)
     return tuple(
-        _block(grids.binned(truth, factor), grid)
+        block_of(grids.binned(truth, factor), grid)
         for grid, factor in zip(found, scenario.grids)
     )
 
 
-def _block(truth: jax.Array, grid: Problem) -> Block:
+def block_of(truth: jax.Array, grid: Problem) -> Block:
     """A specimen ``[z, x, y]``, input units, as a network is shown it on a grid."""
     crop, shown, units = grid.geometry.crop, grid.shown, grid.units
     regression = shown.regression

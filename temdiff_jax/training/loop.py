@@ -50,7 +50,7 @@ VALIDATION_PHASE = FIRST_RESERVED
 MAX_BAD_STEPS = 20
 LOG_EVERY = 48
 # Batches, and voxels of each, to which the spectrum of the residual is fitted.
-SPECTRUM_BATCHES, SPECTRUM_VOXELS = 64, 131072
+SPECTRUM_BATCHES, SPECTRUM_VOXELS = 192, 131072
 # Noise levels at which a network that refines a linear guess is compared with it.
 LEVELS = (0.3, 1.0, 3.0, 10.0, 30.0)
 ACCEPTED = Metrics._fields.index("accepted")

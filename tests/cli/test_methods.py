@@ -73,7 +73,7 @@ def compared(monkeypatch, tmp_path):
         return {
             name: types.SimpleNamespace(
                 mean=np.full(shape, float(number), np.float32),
-                std=np.full(shape, 0.5 * number, np.float32),
+                std=np.full(shape, 0.5, np.float32) if number else None,
                 chi2=np.linspace(0.9, 1.1, len(tilts)),
                 provenance={"seconds": 2.0, "settings": {}, "prior": None},
             )
