@@ -23,6 +23,7 @@ import numpy as np
 
 from temdiff_jax.trust.causes import Cause, Evidence, ranked
 from temdiff_jax.trust.heldout import Heldout
+from temdiff_jax.trust.levels import LEAST_GAIN
 from temdiff_jax.trust.residuals import Judged, Noise
 
 CONSISTENT = "CONSISTENT"
@@ -39,6 +40,8 @@ P_WHITE, STRUCTURED = 0.01, 0.2
 # What interpolation and voxels leave over, of the spread of a tilt; as
 # ``series.noise.NOISE_FLOOR``.
 GRID = 0.02
+# Causes that the mean grey of the tilts tells, see ``levels``.
+LEVELS = ("offset", "logarithm", "sense")
 # Skill of a prediction below which a volume is worse than the quadratic estimate.
 LEAST_SKILL = -0.1
 
@@ -112,11 +115,16 @@ def give(
     word = decide(tests, causes)
     size = float(np.median(judged.chi2))
     sentences = [_first(word, causes, evidence, tests, domain)]
-    measured = "" if noise.flat.any() else ", which content or blur hides: a guess"
-    sentences.append(
-        f"The residual has {size:.2f} times the power of the noise of the images"
-        f"{measured}; with the grid {np.median(allowed):.2f} is expected"
-    )
+    if noise.flat.any():
+        sentences.append(
+            f"The residual has {size:.2f} times the power of the noise of the images; "
+            f"with the grid {np.median(allowed):.2f} is expected"
+        )
+    else:
+        sentences.append(
+            "The residual cannot be judged: blur or content hides the noise of the "
+            "images"
+        )
     if heldout is not None:
         sentences.append(_said(heldout))
     sentences.append(CAVEAT[0].upper() + CAVEAT[1:])
@@ -132,7 +140,13 @@ def _agreement(evidence: Evidence, causes: Sequence[Cause]) -> Test:
         else "sees no shifts of a few pixels"
     )
     gain = causes[0].gain if causes else 0.0
-    return Test("agreement", outcome, round(gain, 1), evidence.threshold, power)
+    needed = _needed(causes[0], evidence) if causes else evidence.threshold
+    return Test("agreement", outcome, round(gain, 1), needed, power)
+
+
+def _needed(cause: Cause, evidence: Evidence) -> float:
+    """Gain above which such a cause is named."""
+    return LEAST_GAIN if cause.kind in LEVELS else evidence.threshold
 
 
 def _residual(noise: Noise, judged: Judged, allowed: np.ndarray) -> list[Test]:
@@ -176,7 +190,7 @@ def _first(
         cause = causes[0]
         return (
             f"{word}: {cause.text} (gain {cause.gain:.0f} in chi2, "
-            f"{evidence.threshold:.0f} needed); {cause.repair}"
+            f"{_needed(cause, evidence):.0f} needed); {cause.repair}"
         )
     if word == DOUBTFUL:
         failed = [t.name for t in tests if t.outcome == FAILED]
