@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from temdiff_jax.inverse import split
 from temdiff_jax.inverse.problem import Problem
 from temdiff_jax.inverse.tikhonov import settings_for
 from temdiff_jax.projector import project
@@ -17,7 +18,7 @@ from temdiff_jax.reconstruction.method import Estimate, Method
 from temdiff_jax.reconstruction.methods import method_of
 from temdiff_jax.reconstruction.plan import Choice, Plan, doubts_of, prepared
 from temdiff_jax.reconstruction.watch import Watch
-from temdiff_jax.series import preparation
+from temdiff_jax.series import grids, preparation
 from temdiff_jax.trust import causes, heldout, levels, residuals, verdict
 
 # Held-out tilts cost a run at most this share of it, or it makes none.
@@ -156,3 +157,20 @@ def _of_all(
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def prior_share(problem: Problem, mean: np.ndarray) -> tuple[np.ndarray, float]:
+    """How much of a volume the tilts do not fix, voxel by voxel.
+
+    Args:
+      problem: Of ``make_problem``, from the same tilts.
+      mean: A volume ``[z, y, x]`` in input units of dense bright matter.
+
+    Returns:
+      Share in [0, 1], ``[z, y, x]``, see ``inverse.split``, and that of the whole.
+    """
+    core = jnp.asarray(np.swapaxes(mean, 1, 2), jnp.float32)
+    wide = grids.with_regression(problem, core).shown.best
+    found = split.split(problem, wide)
+    share = np.swapaxes(np.asarray(found.share), 1, 2)
+    return np.ascontiguousarray(share), float(found.total)
