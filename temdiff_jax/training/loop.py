@@ -171,13 +171,13 @@ def train(
             asked = should_stop(done) if should_stop else None
             reason = asked or _out_of_time(started, max_minutes)
             stop = reason is not None or done == config.optim.num_steps
-            # Whoever asks to stop does not wait for a validation.
-            if (done % config.validate_every == 0 or stop) and asked is None:
-                log(inspect(state, scale_there))
             if done % config.optim.average_every == 0 or stop:
                 _save_averages(state, f"{workdir}/averages", done)
             if done % config.checkpoint_every == 0 or stop:
                 checkpoints.save(done, state, _meta(config, scale))
+            # Saved before, and whoever asks to stop does not wait for a validation.
+            if (done % config.validate_every == 0 or stop) and asked is None:
+                log(inspect(state, scale_there))
             if reason is not None:
                 checkpoints.wait()
                 log(f"{reason} at step {done}: saved")
