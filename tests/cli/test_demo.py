@@ -34,7 +34,7 @@ def test_narrow_range_beside_the_full_one(packaged, library, tmp_path, monkeypat
 
     monkeypatch.setattr(baselines, "tikhonov", tikhonov, raising=False)
     out = tmp_path / "demo_output"
-    words = ["demo", "--out", str(out), "--range", "40", "--samples", "1"]
+    words = ["demo", "--out", str(out), "--range", "40", "--samples", "2"]
     assert main([*words, "--steps", "2"]) == 0
     (call,) = library.calls
     np.testing.assert_allclose(call["angles"], [-20.0, -10.0, 0.0, 10.0, 20.0])
