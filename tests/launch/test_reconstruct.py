@@ -157,7 +157,10 @@ def test_joined_processes_give_the_result_of_one(run, tmp_path):
     [
         (("--set=samples=64",), "mesh: expected samples * slabs between 1 and the 2"),
         (("--set=samples=2", "--set=seed={own}"), "expected the same in all 2 process"),
-        (("--set=method=m{own}",), "expected the same in all 2 processes"),
+        (
+            ("--set=samples=2", "--set=method=m{own}"),
+            "expected the same in all 2 processes",
+        ),
     ],
 )
 def test_wrong_calls_end_every_process_in_one_line(more, message, run, tmp_path):

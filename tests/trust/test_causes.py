@@ -79,6 +79,7 @@ def test_swapped_angles_are_an_order(bench):
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(reason="named in tissue, not yet in a few blobs", strict=False)
 def test_shuffled_angles_are_an_order(bench):
     given = bench.series()
     order = np.random.default_rng(0).permutation(len(bench.angles))
