@@ -31,6 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from temdiff_jax.model.network import NUM_SERIES
+
 SIGMA_MEAN = 1000.0
 # Noise levels that are trained: ln s ~ N(LOG_MEAN, LOG_STD^2) between the two.
 SIGMA_LOW, SIGMA_HIGH = 0.03, 200.0
@@ -38,7 +40,7 @@ LOG_MEAN, LOG_STD = 0.2, 1.9
 # Smallest variance of a linear guess by which it is divided before it is shown.
 LEAST_SHARE = 0.02
 LOWEST = 1.0 / 128.0  # cycles a voxel, added in squares: the mode of mean value
-HIDDEN = 24
+HIDDEN = 32
 MOST_SCALAR = 3.0
 NUM_MODES_IN = 5
 
@@ -67,7 +69,7 @@ class Spectrum:
 
         Args:
           shape: Extents ``(nz, nx, ny)``.
-          features: Scalars of the series, ``[b, f]``, the last its voxel size.
+          features: Scalars of the series, ``[b, f]``, see ``series.inputs.features``.
           present: 1 for a residual given its tilts, 0 for a volume without, ``[b]``.
           regressed: 1 for what a regression network leaves, 0 for what the quadratic
             estimate does, ``[b]``; None for the latter.
@@ -85,7 +87,7 @@ class Spectrum:
     def _power(self, modes: jax.Array, known: jax.Array) -> jax.Array:
         (first, bias), *rest = self.layers
         rest_of_first = first[NUM_MODES_IN:]
-        # A spectrum of quadratic estimates alone has no row for the regression.
+        # Older spectra have no row for the level, or for the regression.
         known = known[..., : rest_of_first.shape[0]]
         hidden = modes @ first[:NUM_MODES_IN] + known @ rest_of_first + bias
         for weight, bias in rest:
@@ -96,13 +98,13 @@ class Spectrum:
 def _known(
     features: jax.Array, present: jax.Array, regressed: jax.Array | None = None
 ) -> jax.Array:
-    """Scalars ``[b, f + 2]``; without tilts only the last one, the voxel size."""
+    """Scalars ``[b, f + 2]``; without tilts only the voxel size."""
     wide = present[:, None]
     # A series far from those of the fit has the power of the nearest.
     features = MOST_SCALAR * jnp.tanh(features / MOST_SCALAR)
-    series = features[:, :-1] * wide
+    series, size, level = jnp.split(features, (NUM_SERIES, NUM_SERIES + 1), axis=1)
     after = jnp.zeros_like(wide) if regressed is None else regressed[:, None] * wide
-    return jnp.concatenate([series, features[:, -1:], wide, after], axis=-1)
+    return jnp.concatenate([series * wide, size, wide, after, level * wide], axis=-1)
 
 
 def _modes(shape: tuple[int, int, int], tangent: jax.Array) -> jax.Array:
@@ -263,7 +265,7 @@ def fit(
     key: jax.Array,
     groups: list[tuple[jax.Array, jax.Array, jax.Array, jax.Array]],
     *,
-    modes: int = 100_000,
+    modes: int = 200_000,
     steps: int = 1000,
 ) -> Spectrum:
     """The spectrum of largest Whittle likelihood, ``-sum(p / P + ln P)``.

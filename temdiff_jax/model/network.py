@@ -19,8 +19,9 @@ from temdiff_jax.model import unet
 
 # Of a series: logs of half-range, tilts, thickness, noise-to-signal and misfit.
 NUM_SERIES = 5
-# These and the log of the voxel size, which is known without tilts too.
-NUM_FEATURES = NUM_SERIES + 1
+# These, the log of the voxel size, which is known without tilts too, and the log of the
+# quadratic estimate's deviation, for the residual's scale and spectrum.
+NUM_FEATURES = NUM_SERIES + 2
 TARGETS = ("residual", "volume")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from temdiff_jax.diffusion import parameterisation, spectrum
 from temdiff_jax.inverse.problem import UNIT_NM, Frame, Problem
-from temdiff_jax.model import NUM_FEATURES, Condition
+from temdiff_jax.model import NUM_FEATURES, NUM_SERIES, Condition
 from temdiff_jax.priors import Prior
 from temdiff_jax.reconstruction import tiling
 
@@ -157,7 +157,7 @@ def unconditional(
     def apply(x, sigma):
         batch = x.shape[0]
         size = jnp.log(jnp.float32(voxel_nm) / UNIT_NM)
-        features = jnp.zeros((batch, NUM_FEATURES)).at[:, -1].set(size)
+        features = jnp.zeros((batch, NUM_FEATURES)).at[:, NUM_SERIES].set(size)
         nothing, absent = jnp.zeros_like(x), jnp.zeros(batch)
         here = Condition(nothing, nothing, features, absent)
 

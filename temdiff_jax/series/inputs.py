@@ -21,13 +21,16 @@ from temdiff_jax.projector import project, ray_lengths
 from temdiff_jax.series import noise, weighting
 
 
-def features(problem: Problem, weight: jax.Array, chi2: jax.Array) -> jax.Array:
-    """Logs of range, tilts, thickness, noise, misfit and voxel size; centred.
+def features(
+    problem: Problem, weight: jax.Array, chi2: jax.Array, level: jax.Array
+) -> jax.Array:
+    """Logs of range, tilts, thickness, noise, misfit, voxel size and level; centred.
 
     Of half the range, the number of tilts and the noise over the signal.  The misfit is
     the mean of ``chi2 [n_tilts]`` of the quadratic estimate: large where tilts
-    contradict each other, as those of a misaligned series do.  Tilts of zero weight do
-    not count.
+    contradict each other, as those of a misaligned series do.  The level is the
+    deviation of the quadratic estimate, in units of the contrast.  Tilts of zero weight
+    do not count.
     """
     geometry, tilts = problem.geometry, problem.tilts
     used = (weight[:, 0, 0] > 0).astype(tilts.dtype)
@@ -47,6 +50,7 @@ def features(problem: Problem, weight: jax.Array, chi2: jax.Array) -> jax.Array:
             jnp.log(jnp.maximum(ratio, 1e-3) / 0.1),
             jnp.log(jnp.clip(jnp.sum(used * chi2) / count, 0.05, 100.0)),
             jnp.log(jnp.float32(problem.voxel_nm) / UNIT_NM),
+            jnp.log(jnp.clip(level, 0.05, 20.0)),
         ]
     )
 
@@ -98,11 +102,12 @@ def with_inputs(problem: Problem, settings: TikhonovSettings) -> Problem:
         weight = weight / jnp.maximum(share, 1e-6)
     estimate = tikhonov_normalised(problem, settings)
     chi2 = weighting.chi2_per_tilt(project(estimate, geometry) - tilts, precision)
+    level = jnp.maximum(jnp.std(geometry.crop(estimate)), 1e-6)
     inputs = Inputs(
         estimate,
-        jnp.maximum(jnp.std(geometry.crop(estimate)), 1e-6),
+        level,
         noise.coverage(geometry, weight),
-        features(problem, weight, chi2),
+        features(problem, weight, chi2, level),
     )
     return dataclasses.replace(problem, inputs=inputs)
 

@@ -105,7 +105,7 @@ def features(geometry, tilts, weight, chi2):
     """Of tilts as they are, on voxels of 12 nm."""
     units = Units(jnp.float32(0.0), jnp.float32(1.0))
     problem = Problem(geometry, tilts, weight, units, voxel_nm=12.0)
-    return np.asarray(inputs.features(problem, weight, chi2))
+    return np.asarray(inputs.features(problem, weight, chi2, jnp.float32(1.5)))
 
 
 def test_features_are_logarithms_of_what_the_series_is(geometry):
@@ -115,7 +115,7 @@ def test_features_are_logarithms_of_what_the_series_is(geometry):
     values = features(geometry, tilts, weight, chi2)
     signal = np.mean(np.var(np.asarray(tilts), axis=(1, 2)))
     ratio = 0.2 / np.sqrt(signal)
-    expected = np.log([20 / 15, 5 / 15, 8 / 64, ratio / 0.1, 2.5, 1.2])
+    expected = np.log([20 / 15, 5 / 15, 8 / 64, ratio / 0.1, 2.5, 1.2, 1.5])
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
 
 
