@@ -89,7 +89,7 @@ def test_the_fit_finds_a_law_of_wedge_and_voxel_size():
     expected = jnp.exp(-modes[..., 0] + 1.5 * modes[..., 4] + 2.0 * voxel)
     power = expected * jax.random.normal(jax.random.key(4), expected.shape) ** 2
     group = (power, features, present, jnp.zeros(count))
-    found = spectrum.fit(KEY, [group], modes=40_000)
+    found = spectrum.fit(KEY, [group], modes=100_000)
     off = 10 * jnp.log10(found(shape, features, present) / expected)
     spread = float(jnp.std(10 * jnp.log10(expected)))
     # Within 1 dB, of a law that spans far more.
