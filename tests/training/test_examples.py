@@ -62,7 +62,8 @@ def test_examples_are_the_batches_of_the_training_loop(examples, block_source):
         for row in range(BATCH):
             example = examples[step * BATCH + row]
             assert example.truth.shape == example.coverage.shape == (8, 8, 8)
-            for got, column in zip(example, batch, strict=True):
+            assert example.regression is None and batch.regression is None
+            for got, column in zip(example[:4], batch[:4], strict=True):
                 np.testing.assert_array_equal(got, column[row])
 
 
