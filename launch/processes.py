@@ -79,6 +79,11 @@ def join(
         )
 
 
+def join_as(given: flags.FlagValues) -> None:
+    """Joins as the flags of ``define_flags`` say; raises as ``join``."""
+    join(given.coordinator, given.num_processes, given.process_id, given.local_devices)
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Exits with a message and a code.
 

@@ -107,12 +107,7 @@ def main(argv: Sequence[str]) -> None:
         if given.compile_cache:
             jax.config.update("jax_compilation_cache_dir", given.compile_cache)
         config = program.resolve(given.config, given.set)
-        processes.join(
-            given.coordinator,
-            given.num_processes,
-            given.process_id,
-            given.local_devices,
-        )
+        processes.join_as(given)
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, leave)
         rows = reconstruct(

@@ -135,12 +135,7 @@ def main(argv: Sequence[str]) -> None:
         if given.compile_cache:
             jax.config.update("jax_compilation_cache_dir", given.compile_cache)
         config = program.resolve(given.config, given.set)
-        processes.join(
-            given.coordinator,
-            given.num_processes,
-            given.process_id,
-            given.local_devices,
-        )
+        processes.join_as(given)
         log = say if jax.process_index() == 0 else _say_nothing
         log(str(config))
         initial = load_prior(given.initial_prior) if given.initial_prior else None

@@ -48,23 +48,8 @@ def make_mesh(
     Raises:
       InputError: Too few devices, or some process would have none.
     """
-    every = list(jax.devices() if devices is None else devices)
-    wanted = batch * slabs
-    if batch < 1 or slabs < 1 or wanted > len(every):
-        raise InputError(
-            f"mesh: expected batch * slabs between 1 and the {len(every)} devices, got "
-            f"batch {batch} and slabs {slabs}; change --set=mesh.batch or mesh.slabs"
-        )
-    chosen = every[:wanted]
-    idle = {d.process_index for d in every} - {d.process_index for d in chosen}
-    if idle:
-        raise InputError(
-            f"mesh: expected a part of it in each of {jax.process_count()} processes, "
-            f"got {wanted} of {len(every)} devices, none of process {min(idle)}; set "
-            "mesh.batch * mesh.slabs to the number of all devices"
-        )
-    auto = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((batch, slabs), (BATCH, SLAB), auto, devices=chosen)
+    advice = "change --set=mesh.batch or mesh.slabs"
+    return _mesh({BATCH: batch, SLAB: slabs}, "batch * slabs", advice, devices)
 
 
 def sampling_mesh(
@@ -80,23 +65,35 @@ def sampling_mesh(
     Raises:
       InputError: Too few devices, or some process would have none.
     """
+    advice = "ask for fewer"
+    return _mesh({SAMPLE: samples, ROWS: slabs}, "samples * slabs", advice, devices)
+
+
+def _mesh(
+    extents: dict[str, int],
+    product: str,
+    advice: str,
+    devices: Sequence[jax.Device] | None,
+) -> Mesh:
+    """A mesh of two axes by name, on the first devices of all processes."""
     every = list(jax.devices() if devices is None else devices)
-    wanted = samples * slabs
-    if samples < 1 or slabs < 1 or wanted > len(every):
+    one, other = extents.values()
+    wanted = one * other
+    if min(one, other) < 1 or wanted > len(every):
         raise InputError(
-            f"mesh: expected samples * slabs between 1 and the {len(every)} devices, "
-            f"got {samples} x {slabs}; ask for fewer"
+            f"mesh: expected {product} between 1 and the {len(every)} devices, got "
+            f"{one} x {other}; {advice}"
         )
     chosen = every[:wanted]
     idle = {d.process_index for d in every} - {d.process_index for d in chosen}
     if idle:
         raise InputError(
             f"mesh: expected a part of it in each of {jax.process_count()} processes, "
-            f"got {wanted} of {len(every)} devices, none of process {min(idle)}; start "
-            "fewer processes, or take all devices"
+            f"got {wanted} of {len(every)} devices, none of process {min(idle)}; take "
+            "all devices, or start fewer processes"
         )
     auto = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((samples, slabs), (SAMPLE, ROWS), auto, devices=chosen)
+    return jax.make_mesh((one, other), tuple(extents), auto, devices=chosen)
 
 
 def shared_out(devices: int, samples: int, rows: int, multiple: int) -> tuple[int, int]:

@@ -188,7 +188,7 @@ def make_network(config: NetworkConfig) -> Network:
     return Network(init, apply, config, apply_both if config.log_variance else None)
 
 
-def with_regression(params: dict, config: NetworkConfig) -> dict:
+def widened(params: dict, config: NetworkConfig) -> dict:
     """Weights of a network that is shown no regression, for one that is.
 
     Args:

@@ -191,7 +191,8 @@ def reconstruct(
       log: "auto" decides by the data whether -log is taken, and records its verdict;
         "off": tilts are line integrals; "on": they are bright-field intensities.
       contrast: Sense of dense matter in the line integrals: "bright", "dark" or
-        "auto" (skewness); the volume keeps the sense of the tilts.
+        "auto" (by the levels of a slab, else by the tail of the grey values); the
+        volume keeps the sense of the tilts.
       tilt_weights: Trust in each tilt, [0, 1]; 0 leaves it out.
       weighting: "off", one noise level per tilt; "robust", masks and a factor for
         each tilt that disagrees; "adaptive", the variances of a misalignment as well,

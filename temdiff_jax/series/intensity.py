@@ -28,6 +28,12 @@ CUT_PERCENT = (0.1, 99.9)
 # leaves less than this share of the departure.
 PEDESTAL_SHARE = 0.3
 FEW_TILTS = 4
+# A slab tells the sense of the tilts where their levels follow the path, by ranks, and
+# either change by this share of the contrast or are proportional to it.
+SAME_RANKS = 0.9
+SLAB_SHARE = 0.3
+PROPORTIONAL = (0.7, 1.4)
+LEAST_SPREAD = 0.002
 
 
 def looks_like_bright_field(tilts: np.ndarray, angles_deg: np.ndarray) -> bool:
@@ -127,7 +133,7 @@ def to_dense_bright(
         out = -np.log(np.maximum(out, DARK_FRACTION * middle) / reference)
         sense = "bright" if contrast == "auto" else contrast
     elif contrast == "auto":
-        sense = "bright" if skewness(out) >= 0 else "dark"
+        sense = "bright" if (of_slab(out, angles_deg) or skewness(out)) >= 0 else "dark"
     else:
         sense = contrast
     sign = 1.0 if sense == "bright" else -1.0
@@ -146,6 +152,28 @@ def to_dense_bright(
         "constant": sign * constant,
     }
     return out, record
+
+
+def of_slab(tilts: np.ndarray, angles_deg: np.ndarray) -> float:
+    """Change of the level with the path 1/cos(theta), 0 where that tells nothing.
+
+    A slab adds to a tilt in proportion to the path through it, whatever the shape of
+    what is dense in it; the tail of the grey values is that of grains alone.
+
+    Args:
+      tilts: ``[n_tilts, y, x]``, line integrals of either sign.
+      angles_deg: Degrees.
+    """
+    path = paths(angles_deg)
+    if np.ptp(path) < LEAST_SPREAD or len(path) < FEW_TILTS:
+        return 0.0
+    level = levels(tilts)
+    slope = median_line(path, level)[0]
+    contrast = float(np.median([image.std(dtype=np.float64) for image in _cut(tilts)]))
+    together = abs(np.corrcoef(_ranks(path), _ranks(level))[0, 1])
+    low, high = np.sort(np.array(PROPORTIONAL) * float(np.median(level / path)))
+    clear = abs(slope) * np.ptp(path) > SLAB_SHARE * contrast or low < slope < high
+    return slope if clear and together > SAME_RANKS else 0.0
 
 
 def said(record: dict[str, Any]) -> list[str]:

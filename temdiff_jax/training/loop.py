@@ -19,7 +19,7 @@ from temdiff_jax import parallel
 from temdiff_jax.diffusion import spectrum
 from temdiff_jax.errors import InputError
 from temdiff_jax.model import make_network
-from temdiff_jax.model.network import with_regression
+from temdiff_jax.model.network import widened
 from temdiff_jax.priors import Prior
 from temdiff_jax.series import inputs
 from temdiff_jax.training import averages, flops
@@ -399,7 +399,7 @@ def _weights_of(initial: Prior, config: TrainConfig) -> dict:
     """Weights to begin with; raises InputError where they are of another network."""
     old, new = initial.network.config.architecture, config.network.architecture
     if new == dataclasses.replace(old, regression=True) != old:
-        return with_regression(initial.params, new)
+        return widened(initial.params, new)
     if old != new:
         names = [f.name for f in dataclasses.fields(new)]
         odd = [n for n in names if getattr(old, n) != getattr(new, n)]

@@ -1,11 +1,14 @@
 """The U-Net as two pure functions."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from temdiff_jax.model import NUM_FEATURES, Condition, NetworkConfig, make_network
+from temdiff_jax.model.network import widened
 
 CONFIG = NetworkConfig(channels=(8, 8), blocks=(1, 1), groups=4)
 NETWORK = make_network(CONFIG)
@@ -103,6 +106,21 @@ def test_network_on_larger_patches_takes_its_multiple_and_starts_at_zero():
     here = Condition(x, x, jnp.ones((1, NUM_FEATURES)), jnp.ones(1))
     out = network.apply(params, x, jnp.zeros(1), here)
     assert out.shape == x.shape and not np.any(out)
+
+
+def test_widened_weights_answer_as_before_whatever_they_are_shown():
+    old = NetworkConfig(channels=(4,), blocks=(1,), groups=2, embedding=4, patch=2)
+    new = dataclasses.replace(old, regression=True)
+    shapes = jax.eval_shape(make_network(old).init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: 0.3 * rng.normal(size=a.shape), shapes)
+    x = jnp.asarray(rng.normal(size=(1, 4, 4, 4)), jnp.float32)
+    here = Condition(x, x, jnp.ones((1, NUM_FEATURES)), jnp.ones(1), regression=5 * x)
+    expected = make_network(old).apply(params, x, jnp.zeros(1), here)
+    wide = widened(params, new)
+    found = make_network(new).apply(wide, x, jnp.zeros(1), here)
+    assert np.any(expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_multiple_is_the_patch_times_the_halvings():

@@ -58,6 +58,18 @@ def test_automatic_contrast_follows_the_tail_of_the_grains(integrals, sign, sens
     assert (record["dense_is"], record["dense_chosen_by"]) == (sense, "data")
 
 
+@pytest.mark.parametrize(("sign", "sense"), [(1, "bright"), (-1, "dark")])
+def test_automatic_contrast_of_a_slab_follows_the_path(sign, sense):
+    """Holes in dense matter: the tail of the grey values says the opposite."""
+    rng = np.random.default_rng(0)
+    path = 1 / np.cos(np.deg2rad(ANGLES))[:, None, None]
+    tilts = sign * (3 * path - (rng.random((11, 12, 14)) > 0.95))
+    assert np.sign(intensity.skewness(tilts)) == -sign
+    assert prepare(tilts, contrast="auto")[1]["dense_is"] == sense
+    narrow = np.linspace(-2, 2, 11)
+    assert intensity.of_slab(tilts, narrow) == intensity.of_slab(balls(), ANGLES) == 0
+
+
 @pytest.mark.parametrize("counts", [1.0, 4000.0])
 def test_logarithm_returns_the_line_integrals_up_to_one_constant(integrals, counts):
     out, record = prepare(counts * np.exp(-integrals), log="on", contrast="auto")
