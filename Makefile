@@ -34,7 +34,8 @@ test: $(VENV)/.installed-test
 # The tests marked slow, which `make test` leaves out.
 # pytest exits with 5 where PYTEST_ARGS select none of them.
 slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses auto -m slow $(PYTEST_ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope -m slow $(PYTEST_ARGS) \
+	  || test $$? -eq 5
 
 newest-python:
 	@echo $(NEWEST)

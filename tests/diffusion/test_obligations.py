@@ -23,18 +23,27 @@ UNWEIGHTED_SAMPLERS = (
 )
 
 
+def weights(form: str):
+    """An array ``[n, u, y]``, or a precision with modes."""
+    rng = np.random.default_rng(4)
+    weight = rng.uniform(0.5, 2.0, (TILTS, ROWS, HEIGHT)).astype(np.float32)
+    if form != "array":
+        weight[1, 2, 0] = weight[2, :, 1] = 0.0
+    if form != "low-rank":
+        return jnp.asarray(weight)
+    columns = 2.0 * rng.normal(size=(TILTS, 2, ROWS, HEIGHT)).astype(np.float32)
+    return precision.low_rank(jnp.asarray(weight), jnp.asarray(columns))
+
+
 def measurement(form: str) -> Measurement:
+    return weighted(weights(form))
+
+
+def weighted(built) -> Measurement:
     """One non-negative matrix for every row of y, as tilts about y are."""
     rng = np.random.default_rng(3)
     matrix = jnp.asarray(rng.uniform(0.0, 1.0, (TILTS * ROWS, 8)), jnp.float32)
     data = jnp.asarray(rng.normal(size=(TILTS, ROWS, HEIGHT)), jnp.float32)
-    weight = rng.uniform(0.5, 2.0, data.shape).astype(np.float32)
-    if form != "array":
-        weight[1, 2, 0] = weight[2, :, 1] = 0.0
-    built = jnp.asarray(weight)
-    if form == "low-rank":
-        columns = 2.0 * rng.normal(size=(TILTS, 2, ROWS, HEIGHT)).astype(np.float32)
-        built = precision.low_rank(built, jnp.asarray(columns))
     return Measurement(
         lambda x: (matrix @ x.reshape(8, HEIGHT)).reshape(data.shape),
         lambda r: (matrix.T @ r.reshape(-1, HEIGHT)).reshape(VOLUME),
@@ -94,10 +103,20 @@ def cheap(name: str):
 
 
 @functools.cache
+def program(name: str):
+    """Compiled once for weights and masks, once more for modes."""
+
+    @jax.jit
+    def draw(key, built):
+        sampler = cheap(name)(denoise, weighted(built), sigmas=schedule.karras(4))
+        return algebra.draw(sampler, key, (2, *VOLUME))
+
+    return draw
+
+
+@functools.cache
 def drawn(name: str, form: str):
-    sampler = cheap(name)(denoise, measurement(form), sigmas=schedule.karras(4))
-    draw = jax.jit(lambda key: algebra.draw(sampler, key, (2, *VOLUME)))
-    return np.asarray(draw(jax.random.key(1)))
+    return np.asarray(program(name)(jax.random.key(1), weights(form)))
 
 
 @pytest.mark.slow
