@@ -106,7 +106,7 @@ def linear_prior():
         channels=(8,), blocks=(1,), norm="soft", features=NUM_FEATURES, refines=True
     )
     network = make_network(config)
-    law = spectrum.init(jax.random.key(1), NUM_FEATURES)
+    law = spectrum.init(jax.random.key(1))
     scale = inputs.ResidualScale(jnp.float32(0.0), jnp.zeros(NUM_FEATURES), law)
     metric = Metric(jnp.float32(1.0), jnp.float32(0.1))
     return Prior(network, network.init(jax.random.key(0)), scale, metric, metric)

@@ -20,7 +20,7 @@ from temdiff_jax.model import unet
 # Of a series: logs of half-range, tilts, thickness, noise-to-signal and misfit.
 NUM_SERIES = 5
 # These, the log of the voxel size, which is known without tilts too, and the log of the
-# quadratic estimate's deviation, for the residual's scale and spectrum.
+# quadratic estimate's deviation, for the residual's scale.
 NUM_FEATURES = NUM_SERIES + 2
 TARGETS = ("residual", "volume")
 
