@@ -31,8 +31,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from temdiff_jax.model.network import NUM_SERIES
-
 SIGMA_MEAN = 1000.0
 # Noise levels that are trained: ln s ~ N(LOG_MEAN, LOG_STD^2) between the two.
 SIGMA_LOW, SIGMA_HIGH = 0.03, 200.0
@@ -43,6 +41,8 @@ LOWEST = 1.0 / 128.0  # cycles a voxel, added in squares: the mode of mean value
 HIDDEN = 24
 MOST_SCALAR = 3.0
 NUM_MODES_IN = 5
+# Scalars of a series before its voxel size, those of ``model.NUM_SERIES``.
+NUM_SERIES = 5
 
 
 @jax.tree_util.register_dataclass

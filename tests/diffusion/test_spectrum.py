@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.fft import dctn
 
+from temdiff_jax import model
 from temdiff_jax.diffusion import spectrum
 
 SHAPE = (4, 6, 8)
@@ -75,6 +76,10 @@ def test_a_perfect_network_is_found_again():
 
     found = spectrum.denoise(network, noisy, sigma, power)
     np.testing.assert_allclose(found, clean, atol=1e-5)
+
+
+def test_the_scalars_are_in_the_order_of_the_network():
+    assert spectrum.NUM_SERIES == model.NUM_SERIES
 
 
 def test_the_fit_finds_a_law_of_wedge_and_voxel_size():
