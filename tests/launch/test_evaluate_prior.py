@@ -7,6 +7,7 @@ from launch import evaluate_prior
 from temdiff_jax.errors import InputError
 from temdiff_jax.evaluation.protocol import Case
 from temdiff_jax.inverse.tikhonov import settings_for
+from temdiff_jax.model import NUM_SERIES
 from temdiff_jax.reconstruction import multigrid
 from temdiff_jax.series import inputs
 from temdiff_jax.series.grids import grids_of, renormalised
@@ -46,8 +47,8 @@ def test_a_coarse_grid_is_what_binned_tilts_alone_would_give(problem):
 
 def test_the_features_of_a_coarse_grid_tell_its_voxel_size(problem):
     grids = grids_of(problem, settings_for(CASE.angles_deg), (2, 1))
-    told = [float(grid.shown.features[-1]) for grid in grids]
-    np.testing.assert_allclose(told, [np.log(2.0), 0.0], atol=1e-6)
+    sizes = [float(grid.shown.features[NUM_SERIES]) for grid in grids]
+    np.testing.assert_allclose(sizes, [np.log(2.0), 0.0], atol=1e-6)
     assert [grid.field_of_view for grid in grids] == [(8, 8, 8), (16, 16, 16)]
 
 
